@@ -1,0 +1,107 @@
+"""What an algorithm is: four functions over one explicit state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ssl_split.channel import Channel, Ledger
+from ssl_split.clients import ClientStore
+from ssl_split.config import Config
+from ssl_split.models.split import Network
+from ssl_split.tree import Tree
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What an algorithm is built from.
+
+    Attributes:
+        config: The run's configuration.
+        network: The initial network, cut at `config.cut`.
+        sizes: Training images of each client.
+        steps: T, steps per round.
+        device: Where tensors live.
+        dtype: Arithmetic of weights; activations may be autocast.
+    """
+
+    config: Config
+    network: Network
+    sizes: list[int]
+    steps: int
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run, the period of the learning-rate schedules."""
+        return self.steps * self.config.rounds
+
+
+@dataclass
+class State:
+    """Everything a step reads; updated in place, written to checkpoints.
+
+    Attributes:
+        round, step, step_in_round: Rounds begun before this one, steps done in all, steps done in this round.
+        cohort: Clients of this round, int64 `(P,)`.
+        positions: Each client's place in its data stream, int64 `(N,)`.
+        trees: Weights and optimiser state by name. `client.*` and `server.*` have no client axis, `cohort.*` have rows `(P, size)`.
+        tensors: Further tensors, e.g. the queue.
+        counters: Further whole numbers, e.g. the queue's head.
+        store: Rows that single clients keep between rounds.
+        ledger: Bytes so far.
+    """
+
+    ledger: Ledger
+    store: ClientStore
+    cohort: Tensor
+    positions: Tensor
+    trees: dict[str, Tree] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    counters: dict[str, int] = field(default_factory=dict)
+    round: int = 0
+    step: int = 0
+    step_in_round: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the clients of one step feed in.
+
+    Attributes:
+        views: Two views `(P, B, C, H, W)` of each client's images, normalised, rows in the order of the step's participants.
+        labels: int64 `(P, B)` or None.
+    """
+
+    views: tuple[Tensor, Tensor]
+    labels: Tensor | None = None
+
+
+class Algorithm(Protocol):
+    """A training algorithm. `step` counts itself and synchronises when its schedule says so.
+
+    Attributes:
+        centralised: Whether all images lie in one place; the cohort is then one client with batch P * B.
+    """
+
+    centralised: bool
+
+    def init(self) -> State:
+        """The state before the first step."""
+        ...
+
+    def begin_round(self, state: State, cohort: Tensor, wire: Channel) -> None:
+        """Draw the cohort's rows together."""
+        ...
+
+    def step(self, state: State, batch: Batch, wire: Channel) -> dict[str, float]:
+        """One step; returns `loss`, and divergence metrics where it ended with a sync."""
+        ...
+
+    def end_round(self, state: State, wire: Channel) -> None:
+        """Put private rows back."""
+        ...

@@ -1,0 +1,172 @@
+"""The wire: the only place where client and server meet. What crosses is encoded, counted and decoded.
+
+Accounting: payload bytes are elements times item size of the tensors as encoded, side information of a codec included; a message is
+one client's tensor, however many clients are batched in one call. No autograd edge crosses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssl_split.config import Wire
+from ssl_split.tree import Tree
+
+UP = ("act_up", "key_act_up", "model_up", "ema_up")
+DOWN = ("grad_down", "model_down", "ema_down")
+KINDS = UP + DOWN
+
+Encoded = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How one tensor is sent. `encode` keeps axis 0 (the clients); `decode` returns the dtype asked for."""
+
+    encode: Callable[[Tensor, int], Encoded]
+    decode: Callable[[Encoded, torch.dtype], Tensor]
+
+
+def _cast(dtype: torch.dtype | None) -> Codec:
+    def encode(x: Tensor, axis: int) -> Encoded:
+        return (x if dtype is None else x.to(dtype),)
+
+    return Codec(encode, lambda payload, out: payload[0].to(out))
+
+
+def _affine(*, per_channel: bool) -> Codec:
+    """8-bit uniform codes between the smallest and the largest value; scale and zero point travel as 4 bytes each."""
+
+    def encode(x: Tensor, axis: int) -> Encoded:
+        kept = (0, axis) if per_channel else (0,)
+        over = [d for d in range(x.dim()) if d not in kept]
+        low = x.amin(over, keepdim=True).float() if over else x.float()
+        high = x.amax(over, keepdim=True).float() if over else x.float()
+        scale = (high - low) / 255
+        codes = ((x - low) / torch.where(scale > 0, scale, 1)).round().clamp(0, 255)
+        return codes.to(torch.uint8), scale, low
+
+    def decode(payload: Encoded, out: torch.dtype) -> Tensor:
+        codes, scale, low = payload
+        return (codes.to(scale.dtype) * scale + low).to(out)
+
+    return Codec(encode, decode)
+
+
+CODECS = {
+    "fp32": _cast(None),
+    "fp16": _cast(torch.float16),
+    "bf16": _cast(torch.bfloat16),
+    "int8": _affine(per_channel=False),
+    "int8_channel": _affine(per_channel=True),
+}
+
+
+class Ledger:
+    """Messages, raw bytes and encoded bytes by kind and client: of the current round, and since the start.
+
+    Attributes:
+        current, total: int64 `(kinds, N, 3)`.
+    """
+
+    def __init__(self, clients: int) -> None:
+        self.current = torch.zeros(len(KINDS), clients, 3, dtype=torch.int64)
+        self.total = torch.zeros_like(self.current)
+
+    def count(self, kind: str, clients: Tensor, *, raw: int, encoded: int) -> None:
+        """One message of the given bytes for each client in `clients` `(P,)`."""
+        row = self.current[KINDS.index(kind)]
+        row[clients] += torch.tensor([1, raw, encoded])
+
+    def close_round(self, round: int) -> list[tuple[int, int, str, str, int, int, int]]:
+        """Add the current round to the totals.
+
+        Returns:
+            Rows (round, client, direction, kind, messages, raw bytes, encoded bytes), silent clients left out.
+        """
+        rows = []
+        for k, client in self.current[:, :, 0].nonzero().tolist():
+            messages, raw, encoded = self.current[k, client].tolist()
+            rows.append((round, client, "up" if KINDS[k] in UP else "down", KINDS[k], messages, raw, encoded))
+        self.total += self.current
+        self.current.zero_()
+        return rows
+
+    def bytes(self, column: int = 2) -> dict[str, dict[str, int]]:
+        """Bytes by direction and kind over all clients and closed rounds; column 1 is raw, 2 encoded."""
+        summed = self.total[:, :, column].sum(1).tolist()
+        by_kind = dict(zip(KINDS, summed, strict=True))
+        return {"up": {k: by_kind[k] for k in UP}, "down": {k: by_kind[k] for k in DOWN}}
+
+
+class Channel:
+    """Encodes, counts and decodes every message of a run."""
+
+    def __init__(self, wire: Wire, ledger: Ledger, *, item_bytes: int = 4) -> None:
+        """
+        Args:
+            wire: Codec names and header size.
+            ledger: Where messages are counted.
+            item_bytes: Bytes of a number sent without a codec: the wire carries float32 whatever the arithmetic.
+        """
+        self.ledger = ledger
+        self.header_bytes = wire.header_bytes
+        self.item_bytes = item_bytes
+        self._codecs = {"act_up": wire.activations, "key_act_up": wire.activations, "grad_down": wire.gradients,
+                        "model_up": wire.weights, "model_down": wire.weights, "ema_up": wire.ema, "ema_down": wire.ema}
+
+    def send(self, kind: str, payload: Tensor, clients: Tensor) -> Tensor:
+        """One message per client.
+
+        Args:
+            kind: One of `KINDS`; the direction is part of the name.
+            payload: `(P, ...)`, one row per client; `(P, B, C, H, W)` for smashed data.
+            clients: int64 `(P,)`, who sends or receives.
+
+        Returns:
+            What arrives: same shape, dtype and device, detached.
+        """
+        name = self._codecs[kind]
+        encoded = CODECS[name].encode(payload.detach(), 2)
+        self._count(kind, clients, payload[0].numel(), encoded, name)
+        return CODECS[name].decode(encoded, payload.dtype)
+
+    def send_tree(self, kind: str, tree: Tree, clients: Tensor) -> Tree:
+        """Weights, one copy per client: each named tensor is encoded by itself.
+
+        Args:
+            kind: `model_up`, `ema_up`, ...
+            tree: Rows `(P, size)`, or `(1, size)` for a broadcast to all `clients`.
+            clients: int64 `(P,)`.
+
+        Returns:
+            What arrives; the same tree where the codec is exact.
+        """
+        name = self._codecs[kind]
+        if name == "fp32":
+            self._tally(kind, clients, tree.layout.numel, tree.layout.numel * self.item_bytes)
+            return tree
+        arrived = Tree(tree.layout, torch.zeros_like(tree.flat))
+        encoded_bytes = 0
+        for key in tree:
+            value = tree[key]
+            encoded = CODECS[name].encode(value if value.dim() > 2 else value.flatten(1)[:, None], 1)
+            arrived[key].copy_(CODECS[name].decode(encoded, value.dtype).view_as(value))
+            encoded_bytes += self._bytes(encoded, name) // len(tree.flat)
+        self._tally(kind, clients, tree.layout.numel, encoded_bytes)
+        return arrived
+
+    def _count(self, kind: str, clients: Tensor, numel: int, encoded: Sequence[Tensor], name: str) -> None:
+        self._tally(kind, clients, numel, self._bytes(encoded, name) // len(clients))
+
+    def _bytes(self, encoded: Sequence[Tensor], name: str) -> int:
+        if name == "fp32":
+            return sum(t.numel() for t in encoded) * self.item_bytes
+        return sum(t.numel() * t.element_size() for t in encoded)
+
+    def _tally(self, kind: str, clients: Tensor, numel: int, encoded: int) -> None:
+        raw = numel * self.item_bytes
+        self.ledger.count(kind, clients, raw=raw + self.header_bytes, encoded=encoded + self.header_bytes)

@@ -1,0 +1,233 @@
+"""What a training run is: every field that can be set, its default, its legal values, and the fingerprint that names the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssl_split import fields
+from ssl_split.fields import field
+
+RESULTS_VERSION = 1
+"""Raised by hand whenever equal configurations give other numbers than before."""
+
+CODECS = ("fp32", "fp16", "bf16", "int8", "int8_channel")
+DATASETS = ("digits", "photos", "cifar10", "cifar100", "svhn", "stl10", "mnist", "fashion_mnist", "imagefolder")
+ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "mobilenetv2", "vgg11", "vgg16", "alexnet", "cnn4", "mlp", "vit")
+ALGORITHMS = ("mocosfl", "monacosfl", "moco")
+UNFINGERPRINTED = ("name", "data_dir", "download", "device", "threads", "out", "checkpoint_every_seconds", "keep_checkpoints",
+                   "allocator", "engine")
+
+
+@dataclass(frozen=True)
+class Partition:
+    """How the training images are dealt to the clients."""
+
+    kind: str = field("shards", "rule that deals the images", choices=("iid", "shards", "classes", "dirichlet", "ratio", "quantity",
+                                                                     "longtail"))
+    classes: int = field(2, "classes per client (shards, classes)", low=1)
+    beta: float = field(0.5, "Dirichlet concentration (dirichlet: over clients per class; quantity: over client sizes)", above=0)
+    ratio: float = field(0.5, "share of a client's images from its main class (ratio)", low=0, high=1)
+    imbalance: float = field(100.0, "largest class over smallest class (longtail)", low=1)
+    seed: int = field(0, "seed of the partition alone", low=0)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random views (MoCo v1: He et al. 2020; MoCo v2: Chen et al. 2020, crops and sizes as in the MocoSFL code)."""
+
+    kind: str = field("mocov2", "family of views; the fields below replace single values of it", choices=("mocov2", "mocov1", "none"))
+    crop_scale: float | None = field(None, "smallest crop area as a share of the image (mocov2 0.08, mocov1 0.2)", above=0, high=1)
+    jitter: float | None = field(None, "brightness, contrast and saturation strength (0.4)", low=0, high=1)
+    hue: float | None = field(None, "hue strength (mocov2 0.1, mocov1 0.4)", low=0, high=0.5)
+    jitter_probability: float | None = field(None, "share of jittered views (mocov2 0.8, mocov1 1)", low=0, high=1)
+    grayscale_probability: float | None = field(None, "share of grey views (0.2)", low=0, high=1)
+    blur_probability: float | None = field(None, "share of blurred views (mocov2 0.5, mocov1 0)", low=0, high=1)
+    flip_probability: float | None = field(None, "share of mirrored views (0.5)", low=0, high=1)
+
+
+@dataclass(frozen=True)
+class Head:
+    """Projection head of the contrastive algorithms."""
+
+    hidden: int = field(1024, "hidden units", low=1)
+    out: int = field(1024, "dimensions of a key", low=1)
+
+
+@dataclass(frozen=True)
+class Bottleneck:
+    """CxSy bottleneck at the cut (MocoSFL, ResSFL): C4S2 is channels 4, stride 2."""
+
+    channels: int = field(0, "channels on the wire (0: no bottleneck)", low=0)
+    stride: int = field(1, "stride of the client's extra convolution", low=1)
+
+
+@dataclass(frozen=True)
+class Wire:
+    """Encoding of what crosses between client and server."""
+
+    activations: str = field("fp32", "codec of smashed data (act_up, key_act_up)", choices=CODECS)
+    gradients: str = field("fp32", "codec of returned gradients (grad_down)", choices=CODECS)
+    weights: str = field("fp32", "codec of online weights (model_up, model_down)", choices=CODECS)
+    ema: str = field("fp32", "codec of momentum weights (ema_up, ema_down)", choices=CODECS)
+    header_bytes: int = field(0, "constant added to every message", low=0)
+    model_traffic: str = field("lazy", "lazy: cohort members fetch weights; broadcast: every client gets every average",
+                               choices=("lazy", "broadcast"))
+
+
+@dataclass(frozen=True)
+class MonacosflOptions:
+    """How MonAcoSFL aligns momentum clients (the paper: average, at every sync)."""
+
+    align: str = field("average", "average: mean of the momentum clients; online: copy of the averaged online client",
+                       choices=("average", "online"))
+    every_syncs: int = field(1, "align at every k-th sync", low=1)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run."""
+
+    algorithm: str = field("monacosfl", "what trains", choices=ALGORITHMS, section="experiment")
+    cut: int | str = field(13, "where the network is cut: a number, 0 (nothing on the client) or full")
+    seed: int = field(0, "seed of initial weights, order, views and cohorts", low=0)
+    name: str | None = field(None, "first part of the run directory's name (default: algorithm, dataset and cut)")
+
+    dataset: str = field("cifar10", "images", choices=DATASETS, section="data")
+    data_dir: str | None = field(None, "folder that holds the data set")
+    download: bool = field(False, "fetch a missing torchvision data set into --data-dir")
+    image_size: int | None = field(None, "pixels per side (default: the data set's own; imagefolder 32)", low=8)
+    mean: tuple[float, float, float] | None = field(None, "channel means (default: the data set's published ones)")
+    std: tuple[float, float, float] | None = field(None, "channel deviations (default: the data set's published ones)", above=0)
+    validation_fraction: float = field(0.1, "share of the training split kept for validation", low=0, high=0.9)
+    train_images: int | None = field(None, "use only this many training images, drawn by class with the seed 0", low=1)
+    partition: Partition = field(Partition, "how images are dealt to clients")
+    augment: Augment = field(Augment, "random views")
+
+    arch: str = field("resnet18", "network, or FILE.py:build for a function that returns its list of units", section="model")
+    width: float = field(1.0, "multiplier of all channel numbers", above=0, high=8)
+    norm: str = field("group", "group: GroupNorm with weight standardisation; batch: BatchNorm", choices=("group", "batch"))
+    stem: str = field("small", "small: 3x3 stride 1; imagenet: 7x7 stride 2 and max-pool", choices=("small", "imagenet"))
+    head: Head = field(Head, "projection head")
+    bottleneck: Bottleneck = field(Bottleneck, "CxSy bottleneck at the cut")
+
+    clients: int = field(5, "number of clients N", low=1, section="federation")
+    clients_per_round: int | None = field(None, "clients drawn per round P (default: all)", low=1)
+    batch_size: int = field(20, "images per client and step B", low=1)
+    rounds: int = field(200, "rounds; in the split SSL algorithms one epoch of the cohort each", low=1)
+    local_epochs: int = field(1, "passes over the client's images per round", low=1)
+    syncs_per_round: int = field(10, "averagings per round S", low=1)
+    weighting: str = field("uniform", "weights of an average: uniform, or data (client sizes)", choices=("uniform", "data"))
+
+    client_lr: float = field(0.06, "client learning rate at the start", low=0, section="optimisation")
+    server_lr: float = field(0.06, "server learning rate at the start", low=0)
+    schedule: str = field("cosine", "decay of both rates over all steps", choices=("cosine", "constant"))
+    momentum: float = field(0.9, "SGD momentum", low=0, high=1)
+    weight_decay: float = field(5e-4, "L2 penalty", low=0)
+    reset_momentum: bool = field(False, "zero the clients' SGD momentum at each sync (published: kept)")
+
+    queue_size: int = field(6000, "negative keys K", low=1, section="contrastive learning")
+    queue: str = field("shared", "shared: one queue; per_client: K // P keys for each place in the cohort",
+                       choices=("shared", "per_client"))
+    temperature: float = field(0.1, "temperature T of the logits", above=0)
+    ema: float = field(0.99, "decay of the momentum networks", low=0, high=1)
+    symmetric: str = field("stacked", "none: one view is the query; original: MocoSFL's two terms; stacked: both views in one batch",
+                           choices=("none", "original", "stacked"))
+    client_grad_scale: str = field("global_mean", "gradient sent back: of the mean over the cohort, or of the client's own mean",
+                                   choices=("global_mean", "local_mean"))
+    monacosfl: MonacosflOptions = field(MonacosflOptions, "alignment of momentum clients")
+    wire: Wire = field(Wire, "encoding of what is sent")
+
+    published_pool_average: bool = field(False, "repeat the published defect: client 0 stands in for the first cohort member in "
+                                                "averages", section="defects of the published code, to measure their effect")
+    published_client_schedule: bool = field(False, "repeat the published defect: client cosine stepped per batch with its period in "
+                                                   "epochs")
+
+    precision: str = field("fp32", "fp32, bf16 (autocast) or fp64", choices=("fp32", "bf16", "fp64"), section="running")
+    device: str = field("auto", "auto, cpu, cuda or cuda:N")
+    threads: int = field(0, "CPU threads (0: all cores)", low=0)
+    engine: str = field("auto", "how clients run: loop, fused (vmap, for GPUs) or auto", choices=("auto", "loop", "fused"))
+    allocator: bool = field(True, "keep freed memory in the process (Linux, glibc): faster steps, higher peak memory")
+    validate_every_rounds: int = field(10, "rounds between kNN checks on validation images (0: never)", low=0)
+    checkpoint_every_seconds: float = field(60.0, "seconds between checkpoints inside a round", low=0)
+    keep_checkpoints: int = field(2, "newest checkpoints that are kept", low=1)
+    max_steps: int | None = field(None, "stop after this many steps, for a trial", low=1)
+    out: str = field("runs", "parent folder of runs")
+
+    @property
+    def cohort_size(self) -> int:
+        """Clients in a round, P."""
+        return self.clients if self.clients_per_round is None else self.clients_per_round
+
+    @property
+    def fingerprint(self) -> str:
+        """Ten hex digits that change with every field that changes numbers."""
+        values = {k: v for k, v in self.to_dict().items() if k not in UNFINGERPRINTED}
+        text = json.dumps([RESULTS_VERSION, values], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+    @property
+    def run_name(self) -> str:
+        """Name of the run directory."""
+        return f"{self.name or f'{self.algorithm}-{self.dataset}-cut{self.cut}'}-{self.fingerprint}"
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the run's files are."""
+        return Path(self.out) / self.run_name
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as written to `config.yaml`."""
+        return fields.to_dict(self)
+
+    def replace(self, **changes: Any) -> Config:
+        """A checked copy with some fields changed; sections as nested dictionaries."""
+        return from_dict(fields.merge(self.to_dict(), changes))
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """A checked configuration from nested plain values.
+
+    Raises:
+        ValueError: unknown key, wrong type or impossible value.
+    """
+    config = fields.build(Config, values)
+    if isinstance(config.cut, str) and config.cut != "full":
+        if not config.cut.isdigit():
+            raise ValueError(f"cut must be a number or full, not {config.cut!r}")
+        config = dataclasses.replace(config, cut=int(config.cut))
+    if isinstance(config.cut, int) and config.cut < 0:
+        raise ValueError(f"cut = {config.cut} is impossible: it must be 0, a positive number or full")
+    if config.clients_per_round is not None and config.clients_per_round > config.clients:
+        raise ValueError(f"clients_per_round = {config.clients_per_round} is more than the {config.clients} clients there are")
+    if config.arch not in ARCHITECTURES and ".py:" not in config.arch:
+        raise ValueError(f"arch = {config.arch!r} does not exist: {fields.nearest(config.arch, ARCHITECTURES)} or FILE.py:build")
+    if config.name is not None and (not config.name or set(config.name) & set('/\\:*?"<>|') or config.name.startswith(".")):
+        raise ValueError(f"name = {config.name!r} cannot name a folder")
+    return config
+
+
+def find(path: str) -> Path:
+    """A configuration file: as given, else among those installed with the package.
+
+    Raises:
+        FileNotFoundError: in neither place.
+    """
+    given = Path(path)
+    if given.is_file():
+        return given
+    for root in (Path(__file__).parent, Path(__file__).parent.parent):
+        for candidate in (root / path, root / "configs" / path):
+            if candidate.is_file():
+                return candidate
+    raise FileNotFoundError(f"there is no configuration file {path}")
+
+
+def load(path: str | Path) -> Config:
+    """A configuration from a YAML file."""
+    return from_dict(fields.read_yaml(path))

@@ -1,0 +1,269 @@
+"""Random views of images, a whole batch at once and different for every image.
+
+The chain is that of torchvision's transforms, in this order: RandomResizedCrop, ColorJitter, RandomGrayscale, GaussianBlur,
+RandomHorizontalFlip, Normalize (MoCo v2: Chen et al. 2020; in MoCo v1, He et al. 2020, grey comes before jitter and there is no blur).
+
+What differs from a chain of torchvision transforms on PIL pictures:
+
+* Values stay floats between the steps; PIL rounds to 8 bits after each.
+* The Gaussian has 2 * 8 + 1 taps at any image size (8 = four times the largest sigma; at most S - 1) and mirrors the border.
+* All randomness is in `draw`: fourteen times fewer numbers than pixels, drawn on the CPU, so that views are equal on every device.
+
+How it gets fast: a crop, its bilinear resize and the flip are one pair of (S, S) matrices per image, `rows @ x @ columns.T`, and so is
+the blur. Batched products of such small matrices run near the peak of a CPU core. The colour steps run on planes (3, n, S, S), and
+only for the images that drew them. Which images these are is known on the CPU, so a GPU never waits.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ssl_split.config import Augment
+from ssl_split.data.imageset import Triple
+
+_TRIES = 10  # RandomResizedCrop draws an area and a ratio up to ten times until the box fits
+_AREA, _RATIO = slice(0, _TRIES), slice(_TRIES, 2 * _TRIES)
+_TOP, _LEFT, _JITTER, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _ORDER, _GREY, _BLUR, _SIGMA, _FLIP = range(2 * _TRIES, 2 * _TRIES + 12)
+
+DRAWS = 2 * _TRIES + 12
+"""Uniform numbers that make one view."""
+
+_RATIOS = (3 / 4, 4 / 3)
+_SIGMAS = (0.1, 2.0)
+_RADIUS = 8
+_LUMA = (0.2989, 0.587, 0.114)  # as in torchvision, not quite summing to 1
+_ORDERS = torch.tensor(list(itertools.permutations(range(4))))  # (24, 4): which colour step comes at which place
+
+
+@dataclass(frozen=True)
+class _Strengths:
+    """All numbers of a family of views; `grey_first` is MoCo v1's order."""
+
+    crop_scale: float = 1.0
+    jitter: float = 0.0
+    hue: float = 0.0
+    jitter_probability: float = 1.0
+    grayscale_probability: float = 0.0
+    blur_probability: float = 0.0
+    flip_probability: float = 0.0
+    grey_first: bool = False
+
+
+_KINDS = {
+    "mocov2": _Strengths(0.08, 0.4, 0.1, 0.8, 0.2, 0.5, 0.5),
+    "mocov1": _Strengths(0.2, 0.4, 0.4, 1.0, 0.2, 0.0, 0.5, grey_first=True),
+    "none": _Strengths(),
+}
+
+
+def draw(count: int, generator: torch.Generator) -> Tensor:
+    """The randomness of `count` views: float32 uniforms in [0, 1), (count, DRAWS), on the CPU."""
+    return torch.rand(count, DRAWS, generator=generator)
+
+
+def views(images: Tensor, draws: Tensor, options: Augment, *, mean: Triple, std: Triple, dtype: torch.dtype = torch.float32) -> Tensor:
+    """One random view of every image, normalised.
+
+    Image i's view depends on `images[i]` and `draws[i]` alone.
+
+    Args:
+        images: uint8 (n, 3, S, S), on any device.
+        draws: (n, DRAWS) from `draw`, on the CPU.
+        options: The family of views and what replaces its numbers.
+        mean, std: Per channel, in [0, 1].
+        dtype: Of the result; types shorter than float32 are computed in float32.
+
+    Returns:
+        (n, 3, S, S) on the images' device.
+
+    Raises:
+        ValueError: shapes that do not belong together.
+    """
+    n, channels, size, width = images.shape
+    if channels != 3 or size != width or tuple(draws.shape) != (n, DRAWS):
+        raise ValueError(f"images {tuple(images.shape)} and draws {tuple(draws.shape)} must be (n, 3, S, S) and (n, {DRAWS})")
+    s = _strengths(options)
+    u = draws.cpu().double()
+    x = images.transpose(0, 1).to(torch.float64 if dtype == torch.float64 else torch.float32, memory_format=torch.contiguous_format)
+    x = _crop(x.div_(255), u, s)  # (3, n, S, S)
+    grey = _where(u[:, _GREY] < s.grayscale_probability, x)
+    if s.grey_first:
+        _grey(x, grey)
+    _jitter(x, u, s)
+    if not s.grey_first:
+        _grey(x, grey)
+    _blur(x, u, s)
+    scale = torch.tensor(std, dtype=x.dtype, device=x.device).reciprocal()
+    shift = -torch.tensor(mean, dtype=x.dtype, device=x.device) * scale
+    return torch.addcmul(shift.view(3, 1, 1), x.transpose(0, 1), scale.view(3, 1, 1)).to(dtype, memory_format=torch.contiguous_format)
+
+
+def _strengths(options: Augment) -> _Strengths:
+    """The numbers of the kind with the fields that are set written over them."""
+    names = ("crop_scale", "jitter", "hue", "jitter_probability", "grayscale_probability", "blur_probability", "flip_probability")
+    chosen = {name: getattr(options, name) for name in names}
+    return replace(_KINDS[options.kind], **{name: value for name, value in chosen.items() if value is not None})
+
+
+def _where(mask: Tensor, like: Tensor) -> Tensor:
+    """Indices of a CPU mask, on the device of `like`."""
+    return mask.nonzero().flatten().to(like.device, non_blocking=True)
+
+
+def _move(values: Tensor, like: Tensor) -> Tensor:
+    """CPU numbers with the dtype and on the device of `like`."""
+    return values.to(like.dtype).to(like.device, non_blocking=True)
+
+
+def _boxes(u: Tensor, size: int, smallest: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Crop boxes of torchvision's RandomResizedCrop: the first of ten tries that fits, else the whole image.
+
+    Args:
+        u: float64 (n, DRAWS).
+        size: S.
+        smallest: Smallest area of a box as a share of the image.
+
+    Returns:
+        top, left, height, width in whole pixels, float64 (n,).
+    """
+    area = size * size * (smallest + (1 - smallest) * u[:, _AREA])
+    low, high = map(math.log, _RATIOS)
+    ratio = (low + (high - low) * u[:, _RATIO]).exp()
+    sides = torch.stack([(area / ratio).sqrt().round(), (area * ratio).sqrt().round()])  # (2, n, tries): height, width
+    fits = ((sides > 0) & (sides <= size)).all(0)
+    first = fits.byte().argmax(1, keepdim=True)
+    height, width = torch.where(fits.any(1), sides.gather(2, first.expand(2, -1, -1)).squeeze(2), float(size))
+    top = (u[:, _TOP] * (size - height + 1)).floor()
+    left = (u[:, _LEFT] * (size - width + 1)).floor()
+    return top, left, height, width
+
+
+def _interpolation(start: Tensor, length: Tensor, like: Tensor, flip: Tensor | None = None) -> Tensor:
+    """Bilinear resize of `length` pixels from `start` to S pixels as matrices (n, S, S); flipped images run backwards.
+
+    Pixel centres lie at half-integers and the box ends at its own outermost pixels (`align_corners=False` of the cropped picture).
+    """
+    size = like.shape[-1]
+    place = torch.arange(size, dtype=torch.float64)
+    target = place.expand(len(start), -1) if flip is None else torch.where(flip[:, None], size - 1 - place, place)
+    source = ((target + 0.5) * (length / size)[:, None] - 0.5).clamp(min=0).minimum(length[:, None] - 1) + start[:, None]  # (n, S)
+    distance = _move(source, like)[:, :, None] - _move(place, like)
+    return distance.abs_().neg_().add_(1).clamp_(min=0)
+
+
+def _crop(x: Tensor, u: Tensor, s: _Strengths) -> Tensor:
+    """Crop, resize and flip (3, n, S, S)."""
+    size = x.shape[-1]
+    if s.crop_scale == 1 and s.flip_probability == 0:
+        return x
+    top, left, height, width = _boxes(u, size, s.crop_scale)
+    rows = _interpolation(top, height, x)
+    columns = _interpolation(left, width, x, u[:, _FLIP] < s.flip_probability)
+    return _product(rows, x, columns)
+
+
+def _product(rows: Tensor, x: Tensor, columns: Tensor) -> Tensor:
+    """`rows[i] @ x[c, i] @ columns[i].T` for (n, S, S), (3, n, S, S) and (n, S, S)."""
+    out = torch.empty_like(x)
+    across = columns.transpose(1, 2)
+    for channel in range(3):
+        torch.bmm(torch.bmm(rows, x[channel]), across, out=out[channel])
+    return out
+
+
+def _luma(x: Tensor) -> Tensor:
+    """Grey value of (3, ...) as (...)."""
+    return (x[0] * _LUMA[0]).add_(x[1], alpha=_LUMA[1]).add_(x[2], alpha=_LUMA[2])
+
+
+def _grey(x: Tensor, index: Tensor) -> None:
+    """Replace the channels of some images by their grey value, in place."""
+    if len(index):
+        x.index_copy_(1, index, _luma(x.index_select(1, index)).expand(3, -1, -1, -1))
+
+
+def _jitter(x: Tensor, u: Tensor, s: _Strengths) -> None:
+    """Brightness, contrast, saturation and hue in an order drawn for each image, in place."""
+    if s.jitter_probability == 0 or (s.jitter == 0 and s.hue == 0):
+        return
+    drawn = u[:, _JITTER] < s.jitter_probability
+    order = _ORDERS[(u[:, _ORDER] * len(_ORDERS)).long()]  # (n, 4)
+    low = max(0.0, 1 - s.jitter)
+    factors = low + (1 + s.jitter - low) * u[:, _BRIGHTNESS:_HUE]  # (n, 3)
+    turns = s.hue * (2 * u[:, _HUE] - 1)
+    for place, step in itertools.product(range(4), range(4)):
+        if (s.hue if step == 3 else s.jitter) == 0:
+            continue
+        chosen = (drawn & (order[:, place] == step)).nonzero().flatten()
+        if len(chosen) == 0:
+            continue
+        amount = _move((turns if step == 3 else factors[:, step])[chosen], x).view(-1, 1, 1)
+        index = chosen.to(x.device, non_blocking=True)
+        x.index_copy_(1, index, _STEPS[step](x.index_select(1, index), amount))
+
+
+def _brightness(x: Tensor, factor: Tensor) -> Tensor:
+    return x.mul_(factor).clamp_(0, 1)
+
+
+def _contrast(x: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the mean grey value of the image."""
+    grey = _luma(x.mean((2, 3), keepdim=True))
+    return x.mul_(factor).add_((1 - factor) * grey).clamp_(0, 1)
+
+
+def _saturation(x: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the grey picture."""
+    return torch.lerp(_luma(x), x, factor).clamp_(0, 1)
+
+
+def _hue(x: Tensor, turns: Tensor) -> Tensor:
+    """Add to the hue of HSV, in full turns.
+
+    Value V and chroma C stay, so with the hue H in sixths of a turn the channels n = 5, 3, 1 (red, green, blue) become
+    `V - C clamp(2 - |((n + H) mod 6) - 2|, 0, 1)`.
+    """
+    red, green, blue = x
+    top = torch.maximum(torch.maximum(red, green), blue)
+    chroma = top - torch.minimum(torch.minimum(red, green), blue)
+    # lerp with weights 0 and 1 selects as `where` does, several times faster
+    is_red, is_green = (red - top).sign_().add_(1), (green - top).sign_().add_(1)
+    hue = torch.lerp((red - green).add_(chroma, alpha=4), (blue - red).add_(chroma, alpha=2), is_green).lerp_(green - blue, is_red)
+    hue.div_(chroma.clamp(min=1e-12)).mul_(1 / 6).add_(turns)  # in turns, chroma 0 gives hue 0
+    offset = torch.tensor([5 / 6, 3 / 6, 1 / 6], dtype=x.dtype, device=x.device).view(3, 1, 1, 1)
+    turned = hue + offset
+    turned.sub_(turned.floor()).mul_(6).sub_(2).abs_().neg_().add_(2).clamp_(0, 1)
+    return torch.addcmul(top, turned, chroma, value=-1)
+
+
+_STEPS = (_brightness, _contrast, _saturation, _hue)
+
+
+def _blur(x: Tensor, u: Tensor, s: _Strengths) -> None:
+    """Gaussian blur of the images that drew it, each with its own sigma in pixels, in place."""
+    chosen = (u[:, _BLUR] < s.blur_probability).nonzero().flatten()
+    if len(chosen) == 0:
+        return
+    index = chosen.to(x.device, non_blocking=True)
+    sigma = _SIGMAS[0] + (_SIGMAS[1] - _SIGMAS[0]) * u[chosen, _SIGMA]
+    matrix = _gaussian(sigma, x)
+    x.index_copy_(1, index, _product(matrix, x.index_select(1, index), matrix))
+
+
+def _gaussian(sigma: Tensor, like: Tensor) -> Tensor:
+    """Blur along one axis as matrices (n, S, S); the border is mirrored without repeating the edge pixel."""
+    size = like.shape[-1]
+    radius = min(_RADIUS, size - 1)
+    tap = torch.arange(-radius, radius + 1)
+    weights = (-0.5 * (tap / sigma[:, None]) ** 2).exp()
+    weights[weights < 1e-20] = 0  # denormal numbers would slow the products down
+    weights /= weights.sum(1, keepdim=True)  # (n, taps)
+    source = (torch.arange(size) + tap[:, None]).abs()  # (taps, S)
+    source = torch.where(source >= size, 2 * (size - 1) - source, source)
+    place = torch.nn.functional.one_hot(source, size).view(len(tap), size * size)  # (taps, S S)
+    return (_move(weights, like) @ _move(place, like)).view(-1, size, size)

@@ -1,0 +1,62 @@
+"""Decoded pictures kept between runs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import platformdirs
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ssl_split.data import decode
+
+
+def directory() -> Path:
+    """Where decoded pictures are kept: `SSL_SPLIT_CACHE`, else the user's cache directory."""
+    return Path(os.environ.get("SSL_SPLIT_CACHE") or platformdirs.user_cache_dir("ssl_split", appauthor=False))
+
+
+def key(root: Path, files: Sequence[Path], size: int) -> str:
+    """A hash of the files' relative names, sizes and times, of the wanted size and of the decoder's version."""
+    listed = []
+    for file in files:
+        stat = file.stat()
+        listed.append((file.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns))
+    return hashlib.sha256(json.dumps([decode.VERSION, size, listed]).encode()).hexdigest()[:32]
+
+
+def read(name: str, shape: tuple[int, ...]) -> Tensor | None:
+    """The images kept under a key, or None where there are none or the file is damaged."""
+    path = directory() / f"images-{name}.safetensors"
+    try:
+        images = load_file(path).get("images")
+    except (OSError, SafetensorError):
+        return None
+    return images if images is not None and tuple(images.shape) == shape else None
+
+
+def write(name: str, images: Tensor) -> None:
+    """Keep images under a key; a machine that cannot (full disk, read-only) is warned of and works on."""
+    folder = directory()
+    partial: Path | None = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, written = tempfile.mkstemp(dir=folder, prefix=f"images-{name}-", suffix=".partial")
+        os.close(handle)
+        partial = Path(written)
+        save_file({"images": images}, partial)
+        os.replace(partial, folder / f"images-{name}.safetensors")
+    except (OSError, SafetensorError) as error:
+        warnings.warn(f"decoded images could not be cached in {folder} ({error}); they are decoded again next time", RuntimeWarning,
+                      stacklevel=2)
+        if partial is not None:
+            with contextlib.suppress(OSError):
+                partial.unlink()

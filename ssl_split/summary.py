@@ -1,0 +1,65 @@
+"""`result.json` of a finished run."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from ssl_split.algorithms.api import State
+from ssl_split.config import RESULTS_VERSION
+from ssl_split.models.count import costs
+from ssl_split.run import command_line
+from ssl_split.traffic import MIB, published_mocosfl, split_ssl_bytes
+from ssl_split.training import Training
+
+
+def summarise(training: Training, state: State, *, steps: int, seconds: float) -> dict[str, Any]:
+    """Accuracy by validation, bytes by ledger and by closed form, sizes and speed.
+
+    Args:
+        training: The run.
+        state: After the last step.
+        steps, seconds: Done by this process; a resumed run counts from its last start.
+    """
+    config = training.config
+    lines = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    at_syncs = [line for line in lines if "loss" in line]
+    validated = [line for line in lines if "validation_knn" in line]
+    validation = {key: validated[-1][f"validation_{name}"] for key, name in (("accuracy", "knn"), ("low", "low"), ("high", "high"))
+                  } if validated else None
+    divergence = {k: at_syncs[-1].get(k) for k in ("online_to_mean", "momentum_to_mean", "online_to_momentum", "online_to_mean_l2")}
+    return {
+        "kind": "run", "algorithm": config.algorithm, "cut": config.cut, "seed": config.seed, "dataset": config.dataset,
+        "finished": True, "steps": state.step, "rounds": state.round, "loss": at_syncs[-1]["loss"],
+        "validation_knn": validation, "collapse_std": at_syncs[-1].get("collapse_std"),
+        **_traffic(training, state), **_sizes(training),
+        "divergence": divergence if divergence["online_to_mean"] is not None else None,
+        "seconds": round(seconds, 2), "images_per_second": round(steps * training.batch * len(state.cohort) / seconds, 2),
+        "results_version": RESULTS_VERSION, "command": command_line(),
+    }
+
+
+def _traffic(training: Training, state: State) -> dict[str, Any]:
+    """The ledger's bytes beside the closed form and the published formula, per client that took part."""
+    config, ledger = training.config, state.ledger
+    sent = ledger.bytes(2)
+    took_part = int((ledger.total[:, :, 0].sum(0) > 0).sum())
+    values: dict[str, Any] = {"bytes": sent, "bytes_raw": ledger.bytes(1), "clients_took_part": took_part}
+    if training.algorithm.centralised:
+        return values | {"mib_per_client": 0.0, "mib_per_client_closed_form": 0.0, "mib_per_client_published_formula": None}
+    total = sum(sum(kinds.values()) for kinds in sent.values())
+    h, c = math.prod(training.network.smashed_shape), training.client_entries
+    taken = state.step / training.steps * len(state.cohort) / max(took_part, 1)  # rounds per client
+    closed = sum(split_ssl_bytes(config, steps=training.steps, h=h, c=c).values()) * taken
+    syncs = min(config.syncs_per_round, training.steps)
+    published = sum(published_mocosfl(taken, 1 / syncs, training.steps * config.batch_size, c, h))
+    return values | {"mib_per_client": total / max(took_part, 1) / MIB, "mib_per_client_closed_form": closed / MIB,
+                     "mib_per_client_published_formula": published / MIB}
+
+
+def _sizes(training: Training) -> dict[str, Any]:
+    """Parameters and multiply-adds on either side of the cut."""
+    row = next(r for r in costs(training.config, training.dataset.size) if r.cut == training.config.cut)
+    return {"smashed_shape": list(row.smashed_shape), "client_parameters": row.client_parameters,
+            "server_parameters": row.server_parameters, "client_macs_per_image": row.client_macs, "server_macs_per_image": row.server_macs}

@@ -1,0 +1,48 @@
+"""Bytes in closed form, to check the ledger against and to compare with published figures.
+
+Symbols: E rounds in which a client takes part, S syncs and T steps per round, B images per client and step, D = T B images per round,
+h elements of the smashed data of one image, c state entries of the client half.
+"""
+
+from __future__ import annotations
+
+from ssl_split.config import Config
+
+MIB = 2**20
+
+
+def split_ssl_bytes(config: Config, *, steps: int, h: int, c: int) -> dict[str, int]:
+    """Bytes by kind of one client in one round of MocoSFL or MonAcoSFL in float32, `lazy` weights.
+
+    Args:
+        config: The run; B, S, the symmetric variant and the algorithm are read.
+        steps: T.
+        h: Elements of the smashed data of one image.
+        c: State entries of the client half; 0 at cut 0, where neither gradients nor weights cross.
+
+    Returns:
+        Bytes per message kind; per client and round the sum is f [3 r D h + 2 S (1 + m) c].
+    """
+    views = 2 if config.symmetric == "stacked" else 1
+    activation = 4 * views * steps * config.batch_size * h
+    weights = 4 * min(config.syncs_per_round, steps) * c
+    ema = weights if config.algorithm == "monacosfl" and config.monacosfl.align == "average" else 0
+    return {"act_up": activation, "key_act_up": activation, "grad_down": activation if c else 0,
+            "model_up": weights, "model_down": weights, "ema_up": ema, "ema_down": ema}
+
+
+def published_mocosfl(epochs: float, epochs_per_sync: float, images: float, c: int, h: int) -> tuple[float, float]:
+    """The communication formula of the MocoSFL code (SonyAI/MocoSFL), kept for comparison: one direction of the weights, activation and
+    gradient of one view, no momentum activation.
+
+    Args:
+        epochs: E.
+        epochs_per_sync: s; 1 / S for S syncs per epoch.
+        images: D.
+        c: Client parameters.
+        h: Elements of the smashed data of one image.
+
+    Returns:
+        Weights and latents in bytes per client: 4 floor(E / s) c and 8 E D h.
+    """
+    return 4.0 * int(epochs / epochs_per_sync + 1e-9) * c, 8.0 * epochs * images * h

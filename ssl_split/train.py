@@ -1,0 +1,243 @@
+"""The only training loop, and its command line."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from probes import knn
+from ssl_split import allocator, config as configuration, display, fields, resume as resuming, run as runs
+from ssl_split.algorithms.api import State
+from ssl_split.channel import Channel
+from ssl_split.config import Config
+from ssl_split.data.partition import describe
+from ssl_split.summary import summarise
+from ssl_split.training import Training
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its directory and its `result.json`."""
+
+    path: Path
+    result: dict[str, Any]
+
+    def checkpoint(self) -> runs.Checkpoint:
+        """The last checkpoint, for probes and attacks."""
+        return runs.open_checkpoint(str(self.path))
+
+
+class Stopped(Exception):  # noqa: N818
+    """Training was asked to stop and has saved its state."""
+
+    def __init__(self, path: Path, step: int, code: int) -> None:
+        super().__init__(f"stopped at step {step}; the same command with --resume goes on from {path}")
+        self.code = code
+
+
+def run(config: Config, *, resume: bool = False, on_log: Callable[[str], None] | None = None) -> Run:
+    """Train to the end, or go on with a run that was interrupted.
+
+    Args:
+        config: What to train.
+        resume: Go on from the newest checkpoint instead of refusing an unfinished run.
+        on_log: Receives the lines that say what is trained; default: stderr.
+
+    Returns:
+        The finished run; one that had finished before is returned as it is.
+
+    Raises:
+        ValueError, FileNotFoundError: the configuration cannot run; nothing is lost.
+        FloatingPointError: the loss is not finite; the last good checkpoint stays.
+        Stopped: SIGTERM or Ctrl-C, after saving.
+    """
+    log = on_log or (lambda line: print(line, file=sys.stderr))
+    folder = config.run_dir
+    if (folder / "result.json").is_file():
+        return Run(folder, runs.read_json(folder / "result.json"))
+    newest = resuming.newest_readable(folder)
+    if newest is not None and not resume:
+        raise ValueError(f"{folder} holds an unfinished run (step {runs.read_header(newest)['step']}): add --resume to go on with it")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    training = Training(config)
+    with runs.locked(folder):
+        runs.claim(folder, config, training.dataset.digest)
+        header = {"format": 1, "config": config.to_dict(), "data_digest": training.dataset.digest, "image_size": training.dataset.size}
+        saved = resuming.Checkpoints(folder, header, keep=config.keep_checkpoints)
+        state = training.algorithm.init()
+        if newest is not None:
+            saved.load(newest, state)
+            runs.cut_back(folder, step=state.step, round=state.round)
+            log(f"resuming {folder} at step {state.step} of {training.total_steps}")
+        log(_headline(training))
+        with _stop_signals() as stopped:
+            first, seconds = state.step, -time.monotonic()
+            _loop(training, state, saved, stopped)
+            seconds += time.monotonic()
+        result = summarise(training, state, steps=state.step - first, seconds=seconds)
+        runs.write_json(folder / "result.json", result)
+    return Run(folder, result)
+
+
+def _headline(training: Training) -> str:
+    config, dataset = training.config, training.dataset
+    return (f"{config.algorithm} on {dataset.name} ({len(dataset.train)} training images of {dataset.size}x{dataset.size}), {config.arch} "
+            f"x{config.width:g} cut at {config.cut}, {config.cohort_size} of {config.clients} clients, B {config.batch_size}, "
+            f"{config.rounds} rounds of {training.steps} steps, {config.precision} on {training.device}\n"
+            + describe(training.parts, dataset.train.labels))
+
+
+def _loop(training: Training, state: State, saved: resuming.Checkpoints, stopped: list[int]) -> None:
+    """Rounds and steps until the end."""
+    config, algorithm, total = training.config, training.algorithm, training.total_steps
+    wire = Channel(config.wire, state.ledger)
+    folder, start, first = config.run_dir, time.monotonic(), state.step
+    last_saved = start
+    with display.progress(total, f"{config.algorithm} cut {config.cut}") as bar:
+        bar.advance(state.step)
+        while state.step < total:
+            if state.step_in_round == 0:
+                algorithm.begin_round(state, training.cohort(state.round), wire)
+            metrics = algorithm.step(state, training.next_batch(state), wire)
+            _check_loss(metrics["loss"], state, folder)
+            if len(metrics) > 1 or state.step == total:
+                runs.append_metrics(folder, {"step": state.step, "round": state.round, **metrics})
+            rate = (state.step - first) * training.batch * len(state.cohort) / (time.monotonic() - start)
+            bar.advance(round=f"{state.round + 1}/{config.rounds}", loss=metrics["loss"], images_per_s=round(rate, 1))
+            ended = state.step_in_round == training.steps or state.step == total
+            if ended:
+                rows = _end_round(training, state, wire)
+                runs.append_ledger(folder, rows)
+                _validate(training, state, saved, bar)
+            since = time.monotonic() - last_saved
+            if state.step == total or stopped or since >= config.checkpoint_every_seconds * (0.1 if ended else 1.0):
+                path = _save(saved, state, finished=state.step == total)
+                last_saved = time.monotonic()
+                if stopped and state.step < total:
+                    raise Stopped(path, state.step, 128 + stopped[0])
+
+
+def _end_round(training: Training, state: State, wire: Channel) -> list[tuple[int, int, str, str, int, int, int]]:
+    number = state.round
+    training.algorithm.end_round(state, wire)
+    return state.ledger.close_round(number)
+
+
+def _save(saved: resuming.Checkpoints, state: State, *, finished: bool) -> Path:
+    try:
+        return saved.save(state, finished=finished)
+    except FloatingPointError as error:
+        raise FloatingPointError(f"{error} after step {state.step}; {_last_good(saved.run_dir)}") from None
+
+
+def _check_loss(loss: float, state: State, folder: Path) -> None:
+    if loss != loss or abs(loss) == float("inf"):
+        raise FloatingPointError(f"the loss is {loss} at step {state.step} (round {state.round + 1}); {_last_good(folder)}; try smaller "
+                                 "--client-lr and --server-lr")
+
+
+def _last_good(folder: Path) -> str:
+    kept = runs.checkpoints(folder)
+    return f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+
+
+def _validate(training: Training, state: State, saved: resuming.Checkpoints, bar: display.Bar) -> None:
+    """kNN on the validation images every few rounds and at the end; keeps the best weights."""
+    config = training.config
+    every = config.validate_every_rounds
+    if not every or (state.round % every and state.step < training.total_steps):
+        return
+    rate = knn.validate(training.export(state), training.dataset, precision="bf16" if config.precision == "bf16" else "fp32")
+    if rate is None:
+        return
+    runs.append_metrics(config.run_dir, {"step": state.step, "round": state.round - 1, "validation_knn": rate.accuracy,
+                                          "validation_low": rate.low, "validation_high": rate.high})
+    bar.advance(0, knn=rate.accuracy)
+    best = saved.folder / "best.safetensors"
+    if not best.is_file() or rate.accuracy > runs.read_header(best).get("validation_accuracy", 0.0):
+        saved.save_best(state, rate.accuracy)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of dying in the middle of a step; a second Ctrl-C stops at once."""
+    received: list[int] = []
+
+    def receive(number: int, frame: object) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    try:
+        old = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread (a notebook's worker): signals stay with whoever has them
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+DESCRIPTION = """Train split federated learning and leave a run directory that probes and attacks read.
+
+Without --config the embedded default runs (configs/default.yaml: handwritten digits, about a minute on two cores). Any field of the
+configuration is a flag; flags win over the file."""
+EPILOG = """examples:
+  python -m ssl_split.train --cut 13
+  python -m ssl_split.train --config configs/cifar10.yaml --algorithm monacosfl --cut 13 --data-dir DIR
+  python -m ssl_split.train --config configs/cifar10.yaml --cut 13 --data-dir DIR --resume"""
+
+
+def parse(argv: Sequence[str]) -> tuple[Config, bool]:
+    """The configuration and whether to resume, from the command line."""
+    parser = fields.flags(Config, "python -m ssl_split.train", DESCRIPTION, EPILOG)
+    parser.add_argument("--config", help="YAML file with fields of the configuration [configs/default.yaml]")
+    parser.add_argument("--resume", nargs="?", const="true", metavar="BOOL", help="go on with an interrupted run, or start it [false]")
+    known = vars(parser.parse_args(list(argv)))
+    values = fields.set_flags(parser, argv, skip=("config", "resume"))
+    base = fields.read_yaml(configuration.find(known.get("config", "default.yaml")))
+    return configuration.from_dict(fields.merge(base, values)), known.get("resume", "false") == "true"
+
+
+def main(argv: Sequence[str]) -> int:
+    """`python -m ssl_split.train`."""
+    config, resume = parse(argv)
+    if config.allocator:
+        allocator.keep_freed_memory()
+    finished_before = (config.run_dir / "result.json").is_file()
+    try:
+        done = run(config, resume=resume)
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        return stop.code
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if finished_before:
+        print("this run had finished before; its result:")
+    _report(done)
+    return 0
+
+
+def _report(done: Run) -> None:
+    result = done.result
+    knn = f"{result['validation_knn']['accuracy']:.3f}" if result["validation_knn"] else "none (no labels)"
+    print(f"loss {result['loss']:.4f}   validation kNN {knn}   {result['mib_per_client']:.1f} MiB per client   "
+          f"{result['images_per_second']:.0f} images/s")
+    print(f"next: python -m attacks.invert --checkpoint {done.path}   or   python -m probes.linear --checkpoint {done.path}")
+    print(done.path)
+
+
+if __name__ == "__main__":
+    sys.exit(fields.command(main))
