@@ -69,7 +69,7 @@ class Clients:
         if self.engine == "fused":
             out = vmap(lambda weights, images: functional_call(self._skeleton, weights, (images,)), randomness="different")(self._leaves, x)
             return [out.flatten(0, 1)]
-        return [module(_channels_last(images)) for module, images in zip(self._modules, x, strict=True)]
+        return [module(in_order(images, self.weights)) for module, images in zip(self._modules, x, strict=True)]
 
     def backward(self, outputs: list[Tensor], gradient: Tensor) -> None:
         """Back-propagate what the server returned, into the gradient tree.
@@ -85,8 +85,9 @@ class Clients:
                 output.backward(part)
 
 
-def _channels_last(images: Tensor) -> Tensor:
-    return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
+def in_order(images: Tensor, weights: Tree) -> Tensor:
+    """Images `(B, C, H, W)` in the memory order of the weights."""
+    return images.contiguous(memory_format=torch.channels_last if weights.layout.channels_last else torch.contiguous_format)
 
 
 def choose_engine(engine: str, half: nn.Module, *, clients: int, device: torch.device) -> str:

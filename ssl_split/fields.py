@@ -181,11 +181,9 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> typing.NoReturn:
         if message.startswith("unrecognized arguments:"):
             word = message.split(":", 1)[1].split()[0]
-            flags = [s for action in self._actions for s in action.option_strings]
-            message = (f"unknown flag {word}: {nearest(word.split('=')[0], flags)}" if word.startswith("-") and
-                       difflib.get_close_matches(word.split("=")[0], flags, n=1, cutoff=0.5) else
-                       f"unknown argument {word} (see --help)")
-            message = message.split(" legal:")[0].replace("? ", "?")
+            known = [s for action in self._actions for s in action.option_strings]
+            close = difflib.get_close_matches(word.split("=")[0], known, n=1, cutoff=0.6) if word.startswith("--") else []
+            message = f"unknown flag {word}: did you mean {close[0]}?" if close else f"unknown argument {word} (see --help)"
         raise ValueError(message)
 
 
@@ -212,7 +210,7 @@ def _add_flags(parser: argparse.ArgumentParser, group: Any, cls: type, prefix: s
         shown = f"{text} [{_show(f.default)}]"
         if hint is bool:
             group.add_argument(name, dest=prefix + f.name, nargs="?", const="true", metavar="BOOL", help=shown)
-        elif typing.get_origin(hint) is tuple:
+        elif any(typing.get_origin(option) is tuple for option in (hint, *typing.get_args(hint))):
             group.add_argument(name, dest=prefix + f.name, nargs="+", metavar="X", help=shown)
         else:
             choices = f.metadata.get("choices")
@@ -229,38 +227,46 @@ def _show(value: Any) -> str:
     return "none" if value is None else " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def set_flags(parser: argparse.ArgumentParser, argv: Sequence[str], skip: Sequence[str] = ()) -> dict[str, Any]:
-    """The flags that were set, as nested plain values; each text is read as YAML, so that a flag and a file agree."""
+def set_flags(cls: type, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The flags of `cls` that were set, as nested plain values; texts are read as YAML reads them, so that a flag and a file agree."""
     values: dict[str, Any] = {}
-    for dest, text in vars(parser.parse_args(list(argv))).items():
-        if dest in skip:
-            continue
-        *sections, name = dest.split(".")
-        inner = values
-        for section in sections:
-            inner = inner.setdefault(section, {})
-        inner[name] = [_scalar(t) for t in text] if isinstance(text, list) else _scalar(text)
+    for f in dataclasses.fields(cls):
+        hint = typing.get_type_hints(cls)[f.name]
+        if dataclasses.is_dataclass(hint):
+            mark = f.name + "."
+            inside = argparse.Namespace(**{k.removeprefix(mark): v for k, v in vars(arguments).items() if k.startswith(mark)})
+            if inner := set_flags(typing.cast(type, hint), inside):
+                values[f.name] = inner
+        elif hasattr(arguments, f.name):
+            text = getattr(arguments, f.name)
+            values[f.name] = _from_texts(text, hint) if isinstance(text, list) else _from_text(text, hint)
     return values
 
 
-def _scalar(text: str) -> Any:
-    if text.lower() in ("none", "null"):
+def _from_texts(texts: list[str], hint: Any) -> Any:
+    if texts == ["none"] and type(None) in typing.get_args(hint):
         return None
+    kind = next(o for o in (hint, *typing.get_args(hint)) if typing.get_origin(o) is tuple)
+    return [_from_text(t, typing.get_args(kind)[0]) for t in texts]
+
+
+def _from_text(text: str, hint: Any) -> Any:
+    """A flag's text as a plain value of the kinds that `hint` allows."""
+    options = typing.get_args(hint) or (hint,)
+    if text.lower() in ("none", "null") and type(None) in options:
+        return None
+    if set(options) <= {str, type(None)}:
+        return text
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
-    return value if isinstance(value, bool | int | float | str | list) else text
+    return value if isinstance(value, bool | int | float) else text
 
 
 def parse(cls: type[T], argv: Sequence[str], prog: str, description: str, epilog: str = "") -> T:
     """Options of a command from its flags alone."""
-    parser = flags(cls, prog, description, epilog)
-    values = set_flags(parser, argv)
-    for name, hint in typing.get_type_hints(cls).items():  # a flag's text may look like a number: `--name 3`
-        if hint in (str, str | None) and values.get(name) is not None and not isinstance(values[name], str):
-            values[name] = str(values[name])
-    return build(cls, values)
+    return build(cls, set_flags(cls, flags(cls, prog, description, epilog).parse_args(list(argv))))
 
 
 def command(main: Callable[[Sequence[str]], int | None]) -> int:

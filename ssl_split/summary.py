@@ -8,7 +8,7 @@ from typing import Any
 
 from ssl_split.algorithms.api import State
 from ssl_split.config import RESULTS_VERSION
-from ssl_split.models.count import costs
+from ssl_split.models.count import cost
 from ssl_split.run import command_line
 from ssl_split.traffic import MIB, published_mocosfl, split_ssl_bytes
 from ssl_split.training import Training
@@ -60,6 +60,6 @@ def _traffic(training: Training, state: State) -> dict[str, Any]:
 
 def _sizes(training: Training) -> dict[str, Any]:
     """Parameters and multiply-adds on either side of the cut."""
-    row = next(r for r in costs(training.config, training.dataset.size) if r.cut == training.config.cut)
+    row = cost(training.network, training.dataset.size)
     return {"smashed_shape": list(row.smashed_shape), "client_parameters": row.client_parameters,
             "server_parameters": row.server_parameters, "client_macs_per_image": row.client_macs, "server_macs_per_image": row.server_macs}

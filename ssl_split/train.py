@@ -76,7 +76,8 @@ def run(config: Config, *, resume: bool = False, on_log: Callable[[str], None] |
         state = training.algorithm.init()
         if newest is not None:
             saved.load(newest, state)
-            runs.cut_back(folder, step=state.step, round=state.round)
+        runs.cut_back(folder, step=state.step, round=state.round)
+        if newest is not None:
             log(f"resuming {folder} at step {state.step} of {training.total_steps}")
         log(_headline(training))
         with _stop_signals() as stopped:
@@ -204,10 +205,10 @@ def parse(argv: Sequence[str]) -> tuple[Config, bool]:
     parser = fields.flags(Config, "python -m ssl_split.train", DESCRIPTION, EPILOG)
     parser.add_argument("--config", help="YAML file with fields of the configuration [configs/default.yaml]")
     parser.add_argument("--resume", nargs="?", const="true", metavar="BOOL", help="go on with an interrupted run, or start it [false]")
-    known = vars(parser.parse_args(list(argv)))
-    values = fields.set_flags(parser, argv, skip=("config", "resume"))
-    base = fields.read_yaml(configuration.find(known.get("config", "default.yaml")))
-    return configuration.from_dict(fields.merge(base, values)), known.get("resume", "false") == "true"
+    arguments = parser.parse_args(list(argv))
+    base = fields.read_yaml(configuration.find(getattr(arguments, "config", "default.yaml")))
+    values = fields.set_flags(Config, arguments)
+    return configuration.from_dict(fields.merge(base, values)), getattr(arguments, "resume", "false") == "true"
 
 
 def main(argv: Sequence[str]) -> int:

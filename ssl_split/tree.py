@@ -25,6 +25,7 @@ class Layout:
         offsets: First element of each in the row.
         trainable: Row elements that belong to parameters (padding included); buffers follow.
         size: Elements of a row, padding included.
+        channels_last: Convolution weights lie in memory as (out, kh, kw, in), so that each row's view is channels_last.
     """
 
     names: tuple[str, ...]
@@ -32,6 +33,7 @@ class Layout:
     offsets: tuple[int, ...]
     trainable: int
     size: int
+    channels_last: bool = True
 
     @property
     def numel(self) -> int:
@@ -39,7 +41,7 @@ class Layout:
         return sum(shape.numel() for shape in self.shapes)
 
 
-def layout(module: nn.Module) -> Layout:
+def layout(module: nn.Module, *, channels_last: bool = True) -> Layout:
     """The layout of a module's parameters and floating-point buffers."""
     names: list[str] = []
     shapes: list[torch.Size] = []
@@ -54,14 +56,11 @@ def layout(module: nn.Module) -> Layout:
         trainable = trainable or at
     if not any(True for _ in module.parameters()):
         trainable = 0
-    return Layout(tuple(names), tuple(shapes), tuple(offsets), trainable, at)
+    return Layout(tuple(names), tuple(shapes), tuple(offsets), trainable, at, channels_last)
 
 
 class Tree(Mapping[str, Tensor]):
-    """Named views `(*rows, *shape)` of one buffer `(*rows, size)`.
-
-    Convolution weights lie in memory as (out, kh, kw, in), so that each row's view is channels_last.
-    """
+    """Named views `(*rows, *shape)` of one buffer `(*rows, size)`."""
 
     def __init__(self, layout: Layout, flat: Tensor) -> None:
         self.layout = layout
@@ -73,7 +72,7 @@ class Tree(Mapping[str, Tensor]):
         shape, offset = self.layout.shapes[i], self.layout.offsets[i]
         part = self.flat[..., offset : offset + shape.numel()]
         rows = self.flat.shape[:-1]
-        if len(shape) != 4:
+        if len(shape) != 4 or not self.layout.channels_last:
             return part.view(*rows, *shape)
         out, inner, height, width = shape
         last = len(rows)
@@ -104,9 +103,10 @@ def zeros(layout: Layout, *rows: int, like: Tensor) -> Tree:
     return Tree(layout, torch.zeros(*rows, layout.size, dtype=like.dtype, device=like.device))
 
 
-def gather(module: nn.Module, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tree:
+def gather(module: nn.Module, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
+           channels_last: bool = True) -> Tree:
     """A module's parameters and buffers copied into a tree without leading axes."""
-    tree = zeros(layout(module), like=torch.empty(0, dtype=dtype, device=device))
+    tree = zeros(layout(module, channels_last=channels_last), like=torch.empty(0, dtype=dtype, device=device))
     fill(tree, {**dict(module.named_parameters()), **dict(module.named_buffers())})
     return tree
 

@@ -1,17 +1,18 @@
 """Random views of images, a whole batch at once and different for every image.
 
 The chain is that of torchvision's transforms, in this order: RandomResizedCrop, ColorJitter, RandomGrayscale, GaussianBlur,
-RandomHorizontalFlip, Normalize (MoCo v2: Chen et al. 2020; in MoCo v1, He et al. 2020, grey comes before jitter and there is no blur).
+RandomHorizontalFlip, Normalize (MoCo v2: Chen et al. 2020). In MoCo v1 (He et al. 2020) grey comes before jitter, and there is no
+blur.
 
 What differs from a chain of torchvision transforms on PIL pictures:
 
 * Values stay floats between the steps; PIL rounds to 8 bits after each.
-* The Gaussian has 2 * 8 + 1 taps at any image size (8 = four times the largest sigma; at most S - 1) and mirrors the border.
-* All randomness is in `draw`: fourteen times fewer numbers than pixels, drawn on the CPU, so that views are equal on every device.
+* The Gaussian has 2 * 8 + 1 taps at any image size (8 is four times the largest sigma; at most S - 1) and mirrors the border.
+* All randomness is in `draw`, which runs on the CPU, so that views are the same on every device.
 
-How it gets fast: a crop, its bilinear resize and the flip are one pair of (S, S) matrices per image, `rows @ x @ columns.T`, and so is
-the blur. Batched products of such small matrices run near the peak of a CPU core. The colour steps run on planes (3, n, S, S), and
-only for the images that drew them. Which images these are is known on the CPU, so a GPU never waits.
+How it gets fast: a crop, its bilinear resize and the flip are one pair of (S, S) matrices per image, `rows @ x @ columns.T`,
+and so is the blur. Batched products of such small matrices run near the peak of a CPU core. The colour steps run on planes
+(3, n, S, S), and only for the images that drew them. Which images these are is known on the CPU, so a GPU never waits.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from ssl_split.data.imageset import Triple
 
 _TRIES = 10  # RandomResizedCrop draws an area and a ratio up to ten times until the box fits
 _AREA, _RATIO = slice(0, _TRIES), slice(_TRIES, 2 * _TRIES)
-_TOP, _LEFT, _JITTER, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _ORDER, _GREY, _BLUR, _SIGMA, _FLIP = range(2 * _TRIES, 2 * _TRIES + 12)
-
 DRAWS = 2 * _TRIES + 12
 """Uniform numbers that make one view."""
+
+_TOP, _LEFT, _JITTER, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _ORDER, _GREY, _BLUR, _SIGMA, _FLIP = range(2 * _TRIES, DRAWS)
 
 _RATIOS = (3 / 4, 4 / 3)
 _SIGMAS = (0.1, 2.0)
@@ -66,7 +67,9 @@ def draw(count: int, generator: torch.Generator) -> Tensor:
     return torch.rand(count, DRAWS, generator=generator)
 
 
-def views(images: Tensor, draws: Tensor, options: Augment, *, mean: Triple, std: Triple, dtype: torch.dtype = torch.float32) -> Tensor:
+def views(
+    images: Tensor, draws: Tensor, options: Augment, *, mean: Triple, std: Triple, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """One random view of every image, normalised.
 
     Image i's view depends on `images[i]` and `draws[i]` alone.
@@ -89,18 +92,15 @@ def views(images: Tensor, draws: Tensor, options: Augment, *, mean: Triple, std:
         raise ValueError(f"images {tuple(images.shape)} and draws {tuple(draws.shape)} must be (n, 3, S, S) and (n, {DRAWS})")
     s = _strengths(options)
     u = draws.cpu().double()
-    x = images.transpose(0, 1).to(torch.float64 if dtype == torch.float64 else torch.float32, memory_format=torch.contiguous_format)
-    x = _crop(x.div_(255), u, s)  # (3, n, S, S)
-    grey = _where(u[:, _GREY] < s.grayscale_probability, x)
-    if s.grey_first:
-        _grey(x, grey)
-    _jitter(x, u, s)
-    if not s.grey_first:
-        _grey(x, grey)
-    _blur(x, u, s)
-    scale = torch.tensor(std, dtype=x.dtype, device=x.device).reciprocal()
-    shift = -torch.tensor(mean, dtype=x.dtype, device=x.device) * scale
-    return torch.addcmul(shift.view(3, 1, 1), x.transpose(0, 1), scale.view(3, 1, 1)).to(dtype, memory_format=torch.contiguous_format)
+    inner = torch.float64 if dtype == torch.float64 else torch.float32
+    x = images.transpose(0, 1).to(inner, memory_format=torch.contiguous_format).div_(255)
+    x = _crop(x, u, s)  # (3, n, S, S)
+    for step in (_grey, _jitter, _blur) if s.grey_first else (_jitter, _grey, _blur):
+        step(x, u, s)
+    scale = torch.tensor(std, dtype=inner).reciprocal().view(3, 1, 1)
+    shift = -torch.tensor(mean, dtype=inner).view(3, 1, 1) * scale
+    out = torch.addcmul(_move(shift, x), x.transpose(0, 1), _move(scale, x))
+    return out.to(dtype, memory_format=torch.contiguous_format)
 
 
 def _strengths(options: Augment) -> _Strengths:
@@ -108,11 +108,6 @@ def _strengths(options: Augment) -> _Strengths:
     names = ("crop_scale", "jitter", "hue", "jitter_probability", "grayscale_probability", "blur_probability", "flip_probability")
     chosen = {name: getattr(options, name) for name in names}
     return replace(_KINDS[options.kind], **{name: value for name, value in chosen.items() if value is not None})
-
-
-def _where(mask: Tensor, like: Tensor) -> Tensor:
-    """Indices of a CPU mask, on the device of `like`."""
-    return mask.nonzero().flatten().to(like.device, non_blocking=True)
 
 
 def _move(values: Tensor, like: Tensor) -> Tensor:
@@ -146,13 +141,13 @@ def _boxes(u: Tensor, size: int, smallest: float) -> tuple[Tensor, Tensor, Tenso
 def _interpolation(start: Tensor, length: Tensor, like: Tensor, flip: Tensor | None = None) -> Tensor:
     """Bilinear resize of `length` pixels from `start` to S pixels as matrices (n, S, S); flipped images run backwards.
 
-    Pixel centres lie at half-integers and the box ends at its own outermost pixels (`align_corners=False` of the cropped picture).
+    Pixel centres lie at half-integers and the box ends at its outermost pixels (`align_corners=False` of the cropped picture).
     """
     size = like.shape[-1]
     place = torch.arange(size, dtype=torch.float64)
     target = place.expand(len(start), -1) if flip is None else torch.where(flip[:, None], size - 1 - place, place)
-    source = ((target + 0.5) * (length / size)[:, None] - 0.5).clamp(min=0).minimum(length[:, None] - 1) + start[:, None]  # (n, S)
-    distance = _move(source, like)[:, :, None] - _move(place, like)
+    source = ((target + 0.5) * (length / size)[:, None] - 0.5).clamp(min=0).minimum(length[:, None] - 1)  # (n, S), in the box
+    distance = _move(source + start[:, None], like)[:, :, None] - _move(place, like)
     return distance.abs_().neg_().add_(1).clamp_(min=0)
 
 
@@ -181,9 +176,11 @@ def _luma(x: Tensor) -> Tensor:
     return (x[0] * _LUMA[0]).add_(x[1], alpha=_LUMA[1]).add_(x[2], alpha=_LUMA[2])
 
 
-def _grey(x: Tensor, index: Tensor) -> None:
-    """Replace the channels of some images by their grey value, in place."""
-    if len(index):
+def _grey(x: Tensor, u: Tensor, s: _Strengths) -> None:
+    """Replace the channels of the images that drew it by their grey value, in place."""
+    chosen = (u[:, _GREY] < s.grayscale_probability).nonzero().flatten()
+    if len(chosen):
+        index = chosen.to(x.device, non_blocking=True)
         x.index_copy_(1, index, _luma(x.index_select(1, index)).expand(3, -1, -1, -1))
 
 
@@ -226,19 +223,20 @@ def _hue(x: Tensor, turns: Tensor) -> Tensor:
     """Add to the hue of HSV, in full turns.
 
     Value V and chroma C stay, so with the hue H in sixths of a turn the channels n = 5, 3, 1 (red, green, blue) become
-    `V - C clamp(2 - |((n + H) mod 6) - 2|, 0, 1)`.
+    `V - C clamp(2 - |((n + H) mod 6) - 2|, 0, 1)`; the distance is taken on the circle, which agrees wherever the clamp is not 0.
     """
     red, green, blue = x
     top = torch.maximum(torch.maximum(red, green), blue)
     chroma = top - torch.minimum(torch.minimum(red, green), blue)
     # lerp with weights 0 and 1 selects as `where` does, several times faster
     is_red, is_green = (red - top).sign_().add_(1), (green - top).sign_().add_(1)
-    hue = torch.lerp((red - green).add_(chroma, alpha=4), (blue - red).add_(chroma, alpha=2), is_green).lerp_(green - blue, is_red)
-    hue.div_(chroma.clamp(min=1e-12)).mul_(1 / 6).add_(turns)  # in turns, chroma 0 gives hue 0
-    offset = torch.tensor([5 / 6, 3 / 6, 1 / 6], dtype=x.dtype, device=x.device).view(3, 1, 1, 1)
+    hue = torch.lerp((red - green).add_(chroma, alpha=4), (blue - red).add_(chroma, alpha=2), is_green)
+    hue.lerp_(green - blue, is_red)
+    hue.div_(chroma.clamp(min=1e-12)).mul_(1 / 6).add_(turns)  # in turns; chroma 0 gives hue 0
+    offset = torch.tensor([3 / 6, 1 / 6, -1 / 6], dtype=x.dtype, device=x.device).view(3, 1, 1, 1)
     turned = hue + offset
-    turned.sub_(turned.floor()).mul_(6).sub_(2).abs_().neg_().add_(2).clamp_(0, 1)
-    return torch.addcmul(top, turned, chroma, value=-1)
+    share = torch.rsub(turned.sub_(turned.round()).abs_(), 2, alpha=6).clamp_(0, 1)
+    return torch.addcmul(top, share, chroma, value=-1)
 
 
 _STEPS = (_brightness, _contrast, _saturation, _hue)

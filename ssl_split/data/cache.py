@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import uuid
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,13 +49,11 @@ def write(name: str, images: Tensor) -> None:
     partial: Path | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle, written = tempfile.mkstemp(dir=folder, prefix=f"images-{name}-", suffix=".partial")
-        os.close(handle)
-        partial = Path(written)
+        partial = folder / f"images-{name}-{uuid.uuid4().hex}.partial"
         save_file({"images": images}, partial)
         os.replace(partial, folder / f"images-{name}.safetensors")
     except (OSError, SafetensorError) as error:
-        warnings.warn(f"decoded images could not be cached in {folder} ({error}); they are decoded again next time", RuntimeWarning,
+        warnings.warn(f"decoded pictures cannot be kept in {folder} ({error}): the next run decodes them again", RuntimeWarning,
                       stacklevel=2)
         if partial is not None:
             with contextlib.suppress(OSError):

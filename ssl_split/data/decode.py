@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-EXTENSIONS = frozenset(".avif .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split())
+EXTENSIONS = frozenset({".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga",
+                        ".tif", ".tiff", ".webp"})
 """Lower-case endings of the files that are read as pictures."""
 
 VERSION = 1
 """Raised by hand whenever the same file gives other pixels than before; part of the cache key."""
 
+_ORIENTATION = 0x0112  # EXIF tag
 _WHITE = (255, 255, 255, 255)
 
 
 def decode(path: Path, size: int) -> np.ndarray:
     """A picture turned upright, laid over white, cropped to its central square and resized.
 
-    The first frame of an animation counts. Grey becomes three equal channels, 16-bit grey is divided by 257. The resize is bilinear
-    with an area-weighted kernel where it shrinks.
+    The first frame of an animation counts. Grey becomes three equal channels, 16-bit grey is divided by 257. The resize is
+    bilinear, with a kernel as wide as the step where it shrinks.
 
     Args:
         path: A picture file.
@@ -34,11 +35,9 @@ def decode(path: Path, size: int) -> np.ndarray:
         ValueError: the file cannot be read as a picture.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # damaged metadata does not harm the pixels
-            with Image.open(path) as image:
-                image.draft(None, (2 * size, 2 * size))  # JPEG may decode at 1/2, 1/4 or 1/8 as long as it stays twice too large
-                rgb = _rgb(ImageOps.exif_transpose(image))
+        with Image.open(path) as image:
+            image.draft(None, (2 * size, 2 * size))  # JPEG may decode at 1/2, 1/4 or 1/8 as long as it stays twice too large
+            rgb = _rgb(ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image)
     except Exception as error:  # damaged files make Pillow raise many kinds
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"cannot read the image {path}: {reason}") from None

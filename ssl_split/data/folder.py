@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -24,6 +25,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _PATIENCE_SECONDS = 2.0
 """Decoding that takes longer shows its progress."""
+_BLOCK = 64
+"""Pictures that one task of a thread decodes."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ class Listing:
 def load(config: Config, size: int) -> Source:
     """Pictures from `train/<class>/` and, where there is one, `test/<class>/` under `data_dir`.
 
-    Without `test/`, a fixed fifth of every class is set aside. Without `train/`, the folder itself is the training split. Pictures
-    that lie in no class folder make a set without labels.
+    Without `test/`, a fixed fifth of every class is set aside. Without `train/`, the folder itself is the training split.
+    Pictures that lie in no class folder make a set without labels.
 
     Args:
         config: `data_dir` is the folder, `threads` the number of decoding threads (0: all cores).
@@ -56,7 +59,8 @@ def load(config: Config, size: int) -> Source:
         ValueError: an empty class, classes only the test split has, or an unreadable picture.
     """
     if config.data_dir is None:
-        raise ValueError("dataset imagefolder needs --data-dir DIR with pictures in DIR/train/<class>/ (and optionally DIR/test/<class>/)")
+        raise ValueError("dataset imagefolder needs --data-dir DIR with pictures in DIR/train/<class>/ and, if you like, "
+                         "in DIR/test/<class>/")
     root = Path(config.data_dir).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"the data directory {root} does not exist")
@@ -86,7 +90,7 @@ def scan(folder: Path) -> Listing:
             raise FileNotFoundError(f"there are no pictures in {folder} (endings that count: {' '.join(sorted(EXTENSIONS))})")
         return Listing(tuple(loose), (), ())
     if loose:
-        raise ValueError(f"{folder} has both class folders and pictures beside them, such as {loose[0].name}: move those into a class")
+        raise ValueError(f"{folder} has class folders and also pictures beside them, such as {loose[0].name}: move them")
     files: list[Path] = []
     labels: list[int] = []
     for label, inner in enumerate(folders):
@@ -136,14 +140,24 @@ def _pixels(root: Path, files: Sequence[Path], size: int, *, threads: int) -> Te
 def decode_all(files: Sequence[Path], size: int, *, threads: int = 0) -> Tensor:
     """Decode pictures in parallel (Pillow releases the interpreter's lock), uint8 (n, 3, size, size)."""
     images = torch.empty((len(files), 3, size, size), dtype=torch.uint8)
+    pixels = images.numpy()
+
+    def decode_some(first: int) -> int:
+        some = files[first : first + _BLOCK]
+        for i, file in enumerate(some, first):
+            pixels[i] = decode(file, size).transpose(2, 0, 1)
+        return len(some)
+
     start = time.monotonic()
     with ExitStack() as stack, ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        bar = None
-        for i, pixels in enumerate(pool.map(lambda file: decode(file, size), files)):
-            images[i] = torch.from_numpy(pixels).permute(2, 0, 1)
-            if bar is None and time.monotonic() - start > _PATIENCE_SECONDS:
-                bar = stack.enter_context(progress(len(files), "decoding pictures"))
-                bar.advance(i)
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # damaged metadata does not harm the pixels
+        bar, done = None, 0
+        for count in pool.map(decode_some, range(0, len(files), _BLOCK)):
+            done += count
             if bar is not None:
-                bar.advance()
+                bar.advance(count)
+            elif time.monotonic() - start > _PATIENCE_SECONDS:
+                bar = stack.enter_context(progress(len(files), "decoding pictures"))
+                bar.advance(done)
     return images

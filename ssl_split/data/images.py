@@ -66,8 +66,6 @@ _SOURCES: dict[str, Callable[[Config, int], Source]] = {
     "fashion_mnist": torchvision_sets.load,
     "imagefolder": folder.load,
 }
-_SIZES = {"stl10": 96}
-"""Pixels per side where a data set's default is not 32."""
 
 
 def load(config: Config) -> Dataset:
@@ -80,12 +78,14 @@ def load(config: Config) -> Dataset:
         FileNotFoundError: the data are not there.
         ValueError: an unreadable image, an empty class, or more training images wanted than there are.
     """
-    source = _SOURCES[config.dataset](config, config.image_size or _SIZES.get(config.dataset, 32))
+    public = torchvision_sets.SETS.get(config.dataset)
+    source = _SOURCES[config.dataset](config, config.image_size or (public.size if public else 32))
     train, validation = cut_off(source.train, config.validation_fraction, rng.generator(0, "validation split"))
     if config.train_images is not None:
         if config.train_images > len(train):
-            raise ValueError(f"train_images = {config.train_images} is more than the {len(train)} training images of {config.dataset} "
-                             f"(validation images taken off)")
+            raise ValueError(f"train_images = {config.train_images} is more than the {len(train)} images of {config.dataset} "
+                             "left for training once validation is cut off")
         chosen = stratified(train.labels, len(train), config.train_images, rng.generator(0, "train_images"))
         train = train.select(chosen)
-    return Dataset(config.dataset, train, validation, source.test, source.classes, config.mean or source.mean, config.std or source.std)
+    mean, std = config.mean or source.mean, config.std or source.std
+    return Dataset(config.dataset, train, validation, source.test, source.classes, mean, std)

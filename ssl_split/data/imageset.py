@@ -78,10 +78,10 @@ def resize(images: Tensor, size: int, *, chunk: int = 1024) -> Tensor:
     """Bilinear resize of uint8 (n, C, H, W) to (n, C, size, size), area-weighted where it shrinks, rounded."""
     if tuple(images.shape[-2:]) == (size, size):
         return images
-    parts = [
-        F.interpolate(part.float(), size=(size, size), mode="bilinear", align_corners=False, antialias=True).round_().clamp_(0, 255).byte()
-        for part in images.split(chunk)
-    ]
+    parts = []
+    for part in images.split(chunk):
+        made = F.interpolate(part.float(), size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+        parts.append(made.round_().clamp_(0, 255).byte())
     return torch.cat(parts) if parts else images.new_empty((0, images.shape[1], size, size))
 
 

@@ -1,27 +1,29 @@
 """Deal the training images to clients: every image to exactly one, no client left empty.
 
-Rules (n images, N clients, C classes present; `options` are the fields of `config.Partition`):
+Rules (n images, N clients, C classes that occur; the parameters are fields of `config.Partition`):
 
-iid         equal random parts.
-shards      sort by label, cut into cN contiguous shards at floor(j n / cN), deal c shards to each client without replacement
-            (McMahan et al. 2017; the papers' "classes per client").
-classes     exactly c distinct classes per client; every class has Nc/C owners, give or take one, and is split evenly between them.
-dirichlet   each class is split by its own draw from Dirichlet(beta) over the clients (Hsu et al. 2019).
-ratio       a share rho of each client's images comes from its one main class, the rest uniformly from all that is left. Main classes
-            are dealt in turn, and a client's size follows the size of its main class over the number of clients that share it: so
-            the share is exact and nothing is left over. With balanced classes and N a multiple of C (or below C) clients are equally large.
-            With N < C only N classes are main classes; a rho beyond their share of the images is refused.
-quantity    client sizes from Dirichlet(beta), at least one image each, labels at random.
-longtail    every client has its own long tail over classes: the class of rank r weighs imbalance^(-r / (C - 1)) (Cui et al. 2019), ranks
-            are a seeded order of classes rotated from client to client. Weights are rescaled (iterative proportional fitting) so that
-            clients are equally large and every image is used; where the rotation is balanced (N a multiple of C, equal classes) the
-            largest class of a client over its smallest is `imbalance` exactly. The data set as a whole keeps its balance, unlike in
-            "CIFAR-10-LT", which discards images.
+iid        equal random parts.
+shards     sort by label, cut into cN contiguous shards at floor(j n / cN), deal c shards to each client without replacement
+           (McMahan et al. 2017; what the papers call c classes per client).
+classes    exactly c distinct classes per client; every class has Nc/C owners, give or take one, and is split evenly between them.
+dirichlet  each class is split by its own draw from Dirichlet(beta) over the clients (Hsu et al. 2019).
+ratio      a share rho of each client's images comes from its one main class, the rest at random from all that is left (of which
+           the main class is a part). Main classes are dealt in turn, and a client is as large as its main class divided by the
+           clients that share it: the share is exact and no surplus remains. With equal classes, clients are equally large where
+           N < C or N is a multiple of C. With N < C the N largest classes are main classes, and a rho above their part of the
+           images (at least N / C) is refused.
+quantity   client sizes from Dirichlet(beta), at least one image each, labels at random.
+longtail   every client has its own long tail over the classes: the class of rank r weighs imbalance^(-r / (C - 1)) (Cui et al.
+           2019), and ranks are one random order of the classes, rotated from client to client. The weights are rescaled until
+           clients are equally large and every image is used (iterative proportional fitting). With equal classes and N a multiple
+           of C, the largest class of a client is `imbalance` times its smallest. The data set as a whole keeps its class sizes,
+           unlike CIFAR-10-LT, which discards images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -76,7 +78,8 @@ def describe(parts: list[Tensor], labels: Tensor | None) -> str:
         return text
     histogram = class_histogram(parts, labels)
     owned, how_many = (histogram > 0).sum(1).unique(return_counts=True)
-    text += "; classes per client: " + ", ".join(f"{c} ({n} client{'s' if n > 1 else ''})" for c, n in zip(owned, how_many, strict=True))
+    pairs = zip(owned.tolist(), how_many.tolist(), strict=True)
+    text += "; classes per client: " + ", ".join(f"{c} ({n} client{'s' if n > 1 else ''})" for c, n in pairs)
     largest = (histogram.max(1).values / histogram.sum(1)).mean()
     text += f"; largest class of a client: {largest:.0%} of its images on average"
     if len(parts) <= 20 and histogram.shape[1] <= 20:
@@ -102,7 +105,7 @@ def _fill_empty(parts: list[Tensor]) -> list[Tensor]:
 def _cuts(total: int, pieces: int) -> list[int]:
     """Sizes of pieces with the boundaries floor(j total / pieces)."""
     edges = [j * total // pieces for j in range(pieces + 1)]
-    return [b - a for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [b - a for a, b in pairwise(edges)]
 
 
 def _members(labels: Tensor, generator: torch.Generator) -> list[Tensor]:
@@ -130,7 +133,8 @@ def _quantity(images: int, options: Partition, clients: int, generator: torch.Ge
 def _shards(labels: Tensor, options: Partition, clients: int, generator: torch.Generator) -> list[Tensor]:
     count = options.classes * clients
     if count > len(labels):
-        raise ValueError(f"partition.classes = {options.classes} shards for each of {clients} clients are more than the {len(labels)} images")
+        raise ValueError(f"partition.classes = {options.classes} shards for each of {clients} clients are more than the "
+                         f"{len(labels)} training images")
     by_label = torch.cat(_members(labels, generator))
     shards = by_label.split(_cuts(len(labels), count))
     dealt = torch.randperm(count, generator=generator).view(clients, options.classes)
@@ -157,8 +161,8 @@ def _classes(labels: Tensor, options: Partition, clients: int, generator: torch.
     amounts = torch.zeros(clients, total, dtype=torch.int64)
     for c, (held, indices) in enumerate(zip(owners, members, strict=True)):
         if len(held) > len(indices):
-            raise ValueError(f"one class has {len(indices)} images for {len(held)} clients that should own it: use fewer clients or "
-                             f"a smaller partition.classes")
+            raise ValueError(f"a class of {len(indices)} images cannot be split between {len(held)} owners: use fewer clients or "
+                             f"a smaller partition.classes than {each}")
         amounts[held, c] = torch.tensor(_cuts(len(indices), len(held)))
     return _deal(members, amounts)
 
@@ -173,8 +177,10 @@ def _dirichlet(labels: Tensor, options: Partition, clients: int, generator: torc
 def _ratio(labels: Tensor, options: Partition, clients: int, generator: torch.Generator) -> list[Tensor]:
     members = _members(labels, generator)
     sizes = torch.tensor([len(m) for m in members], dtype=torch.float64)
-    turn = torch.randperm(len(members), generator=generator)
-    main = turn[torch.arange(clients) % len(members)]  # (clients,)
+    tie = torch.rand(len(members), generator=generator)
+    turn = (sizes + tie).argsort(descending=True)[:clients]
+    turn = turn[torch.randperm(len(turn), generator=generator)]
+    main = turn[torch.arange(clients) % len(turn)]  # (clients,)
     size = sizes[main] / torch.bincount(main, minlength=len(members))[main]
     reachable = float(size.sum() / sizes.sum())  # 1 when every class is someone's main class
     if options.ratio > reachable + 1e-12:
@@ -217,7 +223,7 @@ def _round_columns(amounts: Tensor) -> Tensor:
 def _dirichlet_draws(beta: float, draws: int, clients: int, generator: torch.Generator) -> Tensor:
     """Draws from a symmetric Dirichlet distribution as the columns of float64 (clients, draws).
 
-    A gamma variable of shape beta is one of shape beta + 1 times U^(1 / beta); in logarithms a small beta cannot underflow to 0 / 0.
+    A gamma variable of shape beta is one of shape beta + 1 times U^(1 / beta); in logarithms a small beta cannot become 0 / 0.
     """
     seed = int(torch.randint(2**62, (), generator=generator))
     random = np.random.Generator(np.random.PCG64(seed))
@@ -227,4 +233,10 @@ def _dirichlet_draws(beta: float, draws: int, clients: int, generator: torch.Gen
 
 
 _UNLABELLED: dict[str, UnlabelledRule] = {"iid": _iid, "quantity": _quantity}
-_LABELLED: dict[str, Rule] = {"shards": _shards, "classes": _classes, "dirichlet": _dirichlet, "ratio": _ratio, "longtail": _longtail}
+_LABELLED: dict[str, Rule] = {
+    "shards": _shards,
+    "classes": _classes,
+    "dirichlet": _dirichlet,
+    "ratio": _ratio,
+    "longtail": _longtail,
+}

@@ -148,7 +148,7 @@ def max_pool() -> nn.MaxPool2d:
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
     """Overwrite all parameters and buffers of the project's layers, in the order of the modules.
 
-    Linear and plain convolutions: Xavier uniform, bias 0. Weight-standardised convolutions: U(-a, a) with a = 1 / sqrt(fan_in), the
+    Linear and plain convolutions: Xavier uniform, bias 0. Weight-standardised convolutions: U(-a, a), a = 1 / sqrt(fan_in), the
     PyTorch default. Normalisation: 1 and 0. A module with a method `initialise(generator)` does it itself, for all it contains.
     """
     own = getattr(module, "initialise", None)

@@ -25,8 +25,8 @@ def alexnet(config: Config, image_size: int) -> list[Unit]:
     """Five convolutions; cut = convolutions on the client.
 
     The GAS paper and code give three facts about the client at cut 2: smashed data 64x8x8, 620 544 bits of weights (19 392
-    parameters) and 5 603 328 multiply-adds. Kernels of 3x3 with bias and without normalisation, stride 1, and a pool after the first
-    and the second convolution agree with all three: (27 + 1) 32 + (288 + 1) 64 parameters and 32^2 27 32 + 16^2 288 64
+    parameters) and 5 603 328 multiply-adds. Kernels of 3x3 with bias and without normalisation, stride 1, and a pool after the
+    first and the second convolution agree with all three: (27 + 1) 32 + (288 + 1) 64 parameters and 32^2 27 32 + 16^2 288 64
     multiply-adds. The place of the last pool is this project's choice.
     """
     inputs, units = 3, list[Unit]()

@@ -135,7 +135,7 @@ class Network(nn.Module):
 def build_units(config: Config, image_size: int) -> list[Unit]:
     """The backbone that `config.arch` names.
 
-    The project's own are made on the meta device, without memory and without drawing numbers; a user's are made by the user's code.
+    The project's own are made on the meta device, without memory and without drawing numbers; a user's by the user's code.
 
     Raises:
         ValueError: the architecture has no such norm or stem, or a user's function does not work.
@@ -175,10 +175,10 @@ def _bottleneck(config: Config, shape: tuple[int, ...]) -> tuple[nn.Module | Non
     if not width:
         return None, None, shape
     if config.cut in (0, "full"):
-        raise ValueError(f"bottleneck.channels = {width} has no place at cut {config.cut}: it stands between two parts of the network")
+        raise ValueError(f"bottleneck.channels = {width} has no place at cut {config.cut}: it needs layers on both sides")
     if len(shape) != 3:
-        raise ValueError(f"bottleneck.channels = {width} needs smashed data of shape (C, H, W): {config.arch} sends {shape} at cut "
-                         f"{config.cut}")
+        raise ValueError(f"bottleneck.channels = {width} needs smashed data of shape (C, H, W): at cut {config.cut} "
+                         f"{config.arch} sends {shape}")
     size = (shape[1], shape[2])
     down, up = heads.bottleneck_down(shape[0], width, stride), heads.bottleneck_up(shape[0], width, stride, size)
     return down, up, (width, *(-(-side // stride) for side in size))

@@ -72,8 +72,8 @@ def trace(units: Sequence[Unit], image_size: int) -> list[tuple[int, ...]]:
             x = on_meta(unit.module, x)
         except Exception as error:  # whatever a user's module may raise
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise ValueError(f"unit {number} ({unit.name}) does not run on {shapes[-1]}, which images of {image_size} pixels become "
-                             f"before it: {lines[0]}") from error
+            raise ValueError(f"unit {number} ({unit.name}) does not run on {shapes[-1]}, which it gets for images of "
+                             f"{image_size} pixels: {lines[0]}") from error
         if not isinstance(x, Tensor) or x.dim() not in (2, 3, 4) or x.shape[0] != 2:
             got = f"shape {tuple(x.shape)} for a batch of 2" if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"unit {number} ({unit.name}) returns {got}: "

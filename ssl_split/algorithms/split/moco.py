@@ -16,7 +16,7 @@ from torch.nn import functional
 from ssl_split import optim, tree as trees
 from ssl_split.algorithms.api import Batch, Setup, State
 from ssl_split.channel import Channel, Ledger
-from ssl_split.clients import Clients, ClientStore
+from ssl_split.clients import Clients, ClientStore, in_order
 from ssl_split.objectives.moco import enqueue, info_nce, initial_queue
 from ssl_split.rng import generator
 from ssl_split.tree import Tree
@@ -33,7 +33,8 @@ class Moco:
     def init(self) -> State:
         """Two copies of the initial network, and a queue of random unit vectors."""
         config = self.config
-        network = trees.gather(self.setup.network, dtype=self.setup.dtype, device=self.setup.device)
+        network = trees.gather(self.setup.network, dtype=self.setup.dtype, device=self.setup.device,
+                               channels_last=self.setup.channels_last)
         state = State(Ledger(1), ClientStore(), torch.arange(1), torch.zeros(1, dtype=torch.int64))
         state.trees = {"server.online": network, "server.momentum": network.clone(),
                        "server.velocity": trees.zeros(network.layout, like=network.flat)}
@@ -60,7 +61,7 @@ class Moco:
     def step(self, state: State, batch: Batch, wire: Channel) -> dict[str, float]:
         """w' <- EMA; loss of view 1 (and, unless `symmetric` is none, of view 2) against the queue; enqueue; step."""
         config, w, queue = self.config, state.trees, state.tensors["queue"]
-        v1, v2 = (v.flatten(0, 1) for v in batch.views)  # (P * B, C, H, W)
+        v1, v2 = (in_order(v.flatten(0, 1), w["server.online"]) for v in batch.views)  # (P * B, C, H, W)
         if config.symmetric == "stacked":
             v1, v2 = torch.cat([v1, v2]), torch.cat([v2, v1])
         self._gradients.flat.zero_()
@@ -91,5 +92,5 @@ class Moco:
 
     def _project(self, network: nn.Module, images: Tensor) -> Tensor:
         with torch.autocast(self.setup.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            out = network(images.contiguous(memory_format=torch.channels_last))
+            out = network(images)
         return functional.normalize(out.to(self.setup.dtype), dim=1)

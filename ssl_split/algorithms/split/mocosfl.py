@@ -52,8 +52,9 @@ class MocoSFL:
     def init(self) -> State:
         """Online and momentum copies of one initial network, an initial queue of random unit vectors, empty streams."""
         config, device, dtype = self.config, self.setup.device, self.setup.dtype
-        client = trees.gather(self.setup.network.client, dtype=dtype, device=device)
-        server = trees.gather(self.setup.network.server, dtype=dtype, device=device)
+        order = self.setup.channels_last
+        client = trees.gather(self.setup.network.client, dtype=dtype, device=device, channels_last=order)
+        server = trees.gather(self.setup.network.server, dtype=dtype, device=device, channels_last=order)
         cohort = config.cohort_size
         state = State(Ledger(config.clients), ClientStore(folder=config.run_dir / "rows"), torch.arange(cohort),
                       torch.zeros(config.clients, dtype=torch.int64))

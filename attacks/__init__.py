@@ -1,0 +1,1 @@
+"""Privacy attacks on what crosses the wire."""

@@ -1,0 +1,100 @@
+"""What an attack is: a function from a view to a guess, its row in the table, and the options that all attacks share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from attacks.view import View
+from ssl_split import fields
+from ssl_split.fields import field
+
+METHODS = ("blind", "ridge", "decoder")
+"""Names of the inversion attacks, in the order of tables."""
+PRESETS = ("strong", "published")
+BUDGETS = ("quick", "standard", "paper")
+DEFAULT_AUX = 5000
+PUBLISHED_AUX = 500
+
+
+@dataclass(frozen=True)
+class DecoderOptions:
+    """Single values of the preset that are replaced."""
+
+    blocks: int | None = field(None, "residual blocks N of the decoder (both presets: 4)", low=0)
+    channels: int | None = field(None, "channels C of the decoder (both presets: 64)", low=1)
+    loss: str | None = field(None, "training loss (both presets: mse)", choices=("mse", "mse_ssim"))
+    lr: float | None = field(None, "learning rate (both presets: 1e-3)", above=0)
+    batch_size: int | None = field(None, "images per training step (both presets: 32)", low=2)
+    steps: int | None = field(None, "training steps (strong: by budget; published: 50 epochs)", low=1)
+
+
+@dataclass(frozen=True)
+class AttackOptions:
+    """How an inversion attack is run."""
+
+    method: str = field("decoder", "attack", choices=METHODS, section="attack")
+    preset: str = field("strong", "decoder: strong, or published (as ResSFL and MocoSFL attack)", choices=PRESETS)
+    budget: str = field("standard", "decoder: quick 500, standard 2000, paper 5000 and more steps", choices=BUDGETS)
+    aux: int | None = field(None, f"the attacker's images, one tenth for validation (default: {DEFAULT_AUX} or all there are, "
+                                  f"published preset {PUBLISHED_AUX})", low=2)
+    targets: int = field(128, "attacked images, a fixed list over clients and classes", low=2)
+    seeds: int | None = field(None, "decoders with seeds of their own, averaged (default: 3; quick or published 1)", low=1)
+    seed: int = field(0, "first of these seeds", low=0)
+    precision: str = field("fp32", "decoder training in fp32 or under bf16 autocast", choices=("fp32", "bf16"))
+    decoder: DecoderOptions = field(DecoderOptions, "replaces single values of the preset")
+
+    @property
+    def aux_images(self) -> int:
+        """Images that the attacker would have if there were enough."""
+        published = self.method == "decoder" and self.preset == "published"
+        return self.aux if self.aux is not None else PUBLISHED_AUX if published else DEFAULT_AUX
+
+    def attacker_seeds(self, *, seeded: bool) -> tuple[int, ...]:
+        """Seeds of the attacks to run; one is enough where a seed changes nothing."""
+        default = 1 if self.budget == "quick" or self.preset == "published" else 3
+        count = (self.seeds or default) if seeded else 1
+        return tuple(range(self.seed, self.seed + count))
+
+    def identity(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """The options called `names`, plain values as they were set: what names a result."""
+        return {k: v for k, v in fields.to_dict(self).items() if k in names}
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What an attack found.
+
+    Attributes:
+        images: Reconstructions of the targets, `(n, 3, S, S)` in [0, 1]; `(1, 3, S, S)` for one guess for all.
+        validation_mse: Error on the attacker's own validation images, by which attacks are chosen; None where there is none.
+        notes: What else the result file should say, plain values.
+    """
+
+    images: Tensor
+    validation_mse: float | None
+    notes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table of attacks.
+
+    Attributes:
+        run: `(view, options, seed) -> Guess`.
+        needs: Capabilities it declares.
+        options: Names of the `AttackOptions` that change its numbers.
+        seeded: Whether a seed changes its numbers.
+        cost: For `--help` and the docs.
+        source: Where it is from.
+    """
+
+    run: Callable[[View, AttackOptions, int], Guess]
+    needs: tuple[str, ...]
+    options: tuple[str, ...]
+    seeded: bool
+    cost: str
+    source: str

@@ -1,0 +1,93 @@
+"""The attacked client half and what it releases; it knows the images, and hands out nothing but capabilities."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attacks.view import Client, OwnImages
+from ssl_split.data.images import normalise
+from ssl_split.data.imageset import Triple
+
+Encoder = Callable[[Tensor], Tensor]
+BATCH = 128
+"""Images per forward pass of the client."""
+
+
+@contextmanager
+def evaluation(client: Encoder) -> Iterator[None]:
+    """Eval mode without gradients for a module; every part's own mode is put back afterwards."""
+    parts = list(client.modules()) if isinstance(client, nn.Module) else []
+    modes = [part.training for part in parts]
+    for part in parts:
+        part.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, mode in zip(parts, modes, strict=True):
+            part.training = mode
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A client half, trained or not.
+
+    Attributes:
+        client: Normalised images `(B, 3, S, S)` -> smashed data `(B, ...)`, on their device. A module computes in eval mode.
+        mean, std: Constants of the normalisation in training; (0, 0, 0) and (1, 1, 1) for a client that takes images in [0, 1].
+    """
+
+    client: Encoder
+    mean: Triple = (0.0, 0.0, 0.0)
+    std: Triple = (1.0, 1.0, 1.0)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images in [0, 1] as the client takes them."""
+        return normalise(images, self.mean, self.std)
+
+    def release(self, images: Tensor) -> Tensor:
+        """Smashed data of images in [0, 1], batch by batch.
+
+        Raises:
+            ValueError: activations that are no tensor with the batch in front, or not finite.
+        """
+        found: Tensor | None = None
+        with evaluation(self.client):
+            for start in range(0, len(images), BATCH):
+                x = self.normalise(images[start : start + BATCH]).contiguous(memory_format=torch.channels_last)
+                z = self.client(x)
+                if not isinstance(z, Tensor) or z.dim() < 2 or len(z) != len(x):
+                    got = f"shape {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
+                    raise ValueError(f"the client returns {got} for {len(x)} images: it must return one tensor (B, ...)")
+                if not bool(torch.isfinite(z).all()):
+                    raise ValueError("the client's activations are not finite: its weights have diverged")
+                if found is None:  # one allocation: a list of parts would need the memory twice when joined
+                    found = z.new_empty(len(images), *z.shape[1:])
+                found[start : start + len(z)] = z
+        if found is None:
+            raise ValueError("there are no images to send through the client")
+        return found
+
+    def offers(self, targets: Tensor, own: OwnImages, *, aux: str = "aux_same") -> dict[str, Any]:
+        """What an honest-but-curious server has: z of the targets, the client to query and, of a module, its weights.
+
+        Args:
+            targets: Images in [0, 1], `(n, 3, S, S)`; only their smashed data leave.
+            own: The attacker's images.
+            aux: `aux_same` or `aux_other`.
+        """
+        offers: dict[str, Any] = {"smashed": self.release(targets), "query": self.release, aux: own}
+        if isinstance(self.client, nn.Module):
+            offers["weights"] = self._weights
+        return offers
+
+    def _weights(self) -> Client:
+        assert isinstance(self.client, nn.Module)
+        return Client(copy.deepcopy(self.client).eval(), self.normalise)

@@ -1,0 +1,129 @@
+"""What this attacker may see: capability flags as data, and a view that holds nothing else.
+
+Victim, attack and judge are separate. The victim offers what a position in the system gives (`attacks.victim`); an attack
+declares what it needs (`attacks.methods`); the view holds that and nothing else, and asking it for more raises. The truth (the
+target images) is never in a view: only the judge has it (`attacks.judge`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+CAPABILITIES: dict[str, str] = {
+    "smashed": "sees the smashed data z of the targets",
+    "query": "can obtain f(x) for own images x (implied by weights)",
+    "weights": "knows the averaged client weights W (the server does, at every sync; elsewhere server and averager collude)",
+    "momentum_weights": "knows the averaged momentum client (the server does in MonAcoSFL, at every sync)",
+    "architecture": "knows the client network's shape, not its weights",
+    "server_model": "knows the server's half of the network and its queue",
+    "aux_same": "has images of the same distribution, none of them a member or a target",
+    "aux_other": "has images of another distribution",
+    "aux_labels": "has labels of its own images",
+    "labels": "knows labels of the clients' images",
+    "server_training": "acts during training with the server's models and gradients",
+    "gradient_control": "sends false gradients (malicious)",
+    "gradient_view": "sees the gradient returned to the client",
+    "weight_deltas": "sees a client's individual update",
+    "momentum_view": "sees the momentum encoder's activation of the targets",
+    "second_view": "sees activations of a second augmentation of the targets",
+    "private_pairs": "has pairs (x, f(x)) of the clients' own images: an upper bound, not an attacker",
+}
+"""Capability flag -> meaning. Every attack declares those it needs, and every result carries them."""
+
+AUX = "aux"
+"""Declared by attacks that take whichever kind of own images there is, `aux_same` or `aux_other`."""
+
+
+class CapabilityError(ValueError):
+    """An attack asked for something that it did not declare, or that this client does not offer."""
+
+
+@dataclass(frozen=True)
+class OwnImages:
+    """The attacker's images, floats in [0, 1].
+
+    Attributes:
+        fit: `(n, 3, S, S)`, what the attack learns from.
+        validation: `(m, 3, S, S)`, what it selects with; disjoint from `fit`.
+    """
+
+    fit: Tensor
+    validation: Tensor
+
+
+@dataclass(frozen=True)
+class Client:
+    """The client half as one who knows its weights has it.
+
+    Attributes:
+        module: Normalised images -> smashed data, in eval mode, differentiable. A copy: changing it changes no victim.
+        normalise: Images in [0, 1] -> what `module` takes.
+    """
+
+    module: nn.Module
+    normalise: Callable[[Tensor], Tensor]
+
+
+class View:
+    """What one attack sees of a victim: exactly the capabilities it declared.
+
+    Args:
+        offers: Capability -> what it consists of.
+        needs: Capabilities that the attack declares; `aux` stands for whichever kind of own images is offered.
+        attack: Name of the attack, for messages.
+
+    Raises:
+        CapabilityError: a needed capability is not on offer.
+        ValueError: a flag that does not exist.
+    """
+
+    def __init__(self, offers: Mapping[str, Any], needs: Iterable[str], *, attack: str) -> None:
+        own = "aux_other" if "aux_other" in offers else "aux_same"
+        wanted = [own if flag == AUX else flag for flag in needs]
+        for flag in (*wanted, *offers):
+            if flag not in CAPABILITIES:
+                raise ValueError(f"capability {flag!r} does not exist; legal: {', '.join(CAPABILITIES)}")
+        missing = [flag for flag in wanted if flag not in offers]
+        if missing:
+            raise CapabilityError(f"the attack {attack} needs {', '.join(missing)} ({CAPABILITIES[missing[0]]}), and this client "
+                                  f"offers only {', '.join(offers)}")
+        self.attack = attack
+        self.capabilities = tuple(wanted)
+        self._seen = {flag: offers[flag] for flag in wanted}  # the rest is not even reachable
+
+    def _get(self, flag: str) -> Any:
+        if flag not in self._seen:
+            raise CapabilityError(f"the attack {self.attack} asked for {flag}, which it does not declare; it declares "
+                                  f"{', '.join(self.capabilities)}")
+        return self._seen[flag]
+
+    @property
+    def smashed(self) -> Tensor:
+        """Smashed data of the targets, `(n, *shape)`."""
+        z: Tensor = self._get("smashed")
+        return z
+
+    def query(self, images: Tensor) -> Tensor:
+        """Smashed data of own images: `(n, 3, S, S)` in [0, 1] -> `(n, *shape)`, without gradients."""
+        z: Tensor = self._get("query")(images)
+        return z
+
+    @property
+    def aux(self) -> OwnImages:
+        """The attacker's images."""
+        own: OwnImages = self._get("aux_other" if "aux_other" in self._seen else "aux_same")
+        return own
+
+    @property
+    def weights(self) -> Client:
+        """The client half, differentiable."""
+        made: Client = self._get("weights")()
+        return made
+
+    def offered(self, flag: str) -> Any:
+        """What a declared capability without a property of its own consists of."""
+        return self._get(flag)

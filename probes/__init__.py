@@ -1,0 +1,1 @@
+"""What the features are worth: kNN, linear and fine-tuning probes."""

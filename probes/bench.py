@@ -1,0 +1,295 @@
+"""The course that all probes share: one checkpoint and its two rulers under the same measurement, and the result file.
+
+The training split is fitted, the validation part is not touched, and the test labels are read by the measurement, at its end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from probes import rulers
+from probes.features import KINDS, SMASHED_LIMIT, extract, pixels, pooled_shape
+from probes.statistics import Rate
+from ssl_split import fields, run
+from ssl_split.data.images import Dataset, ImageSet
+from ssl_split.display import progress
+from ssl_split.fields import field
+from ssl_split.models.split import Network
+
+NEUTRAL = ("checkpoint", "which", "out", "data_dir", "device", "extract_batch_size")
+"""Options that say where and how fast, not what: they do not name a result."""
+
+
+@dataclass(frozen=True)
+class Common:
+    """Options of every probe."""
+
+    checkpoint: str | None = field(None, "run directory or .safetensors file (default: the newest finished run in --out)",
+                                   section="checkpoint")
+    which: str = field("last", "checkpoint of a run directory", choices=("last", "best"))
+    out: str = field("runs", "folder in which the newest run is looked for")
+    data_dir: str | None = field(None, "folder that holds the data set (default: the one the run was trained with)")
+    features: str = field("backbone", "backbone: pooled (headline); projector: head output; smashed: what the server sees",
+                          choices=KINDS, section="features")
+    smashed_limit: int = field(SMASHED_LIMIT, "most numbers per image kept of smashed data, by averaging", low=1)
+    precision: str = field("fp32", "features in fp32 or under bf16 autocast", choices=("fp32", "bf16"))
+    device: str = field("auto", "auto, cpu, cuda or cuda:N")
+    extract_batch_size: int = field(256, "images per forward pass; changes speed and memory only", low=1)
+
+
+T = TypeVar("T", bound=Common)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: the network of a run, the untrained one, or raw pixels (`network` is None)."""
+
+    title: str
+    network: Network | None
+    dataset: Dataset
+    options: Common
+    device: torch.device
+    _test: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+
+    def images(self, split: str, indices: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """uint8 images `(n, 3, S, S)` and labels `(n,)` of `train` or `test`, on the device; `indices` as in `features`."""
+        chosen = self._choose(split, indices)
+        assert chosen.labels is not None  # the bench refuses data without labels
+        return chosen.images.to(self.device), chosen.labels.to(self.device)
+
+    def features(self, split: str, indices: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Rows and labels of `train` or `test` images, on the device.
+
+        Args:
+            split: Name of the split.
+            indices: int64 `(n,)`, some images of it; None for all.
+
+        Returns:
+            float32 `(n, d)` and int64 `(n,)`.
+        """
+        chosen = self._choose(split, indices)
+        assert chosen.labels is not None  # the bench refuses data without labels
+        if split == "test" and indices is None:  # read by every share of labels of the fine-tune probe
+            if "rows" not in self._test:
+                self._test["rows"] = self._extract(chosen, split)
+            return self._test["rows"], chosen.labels.to(self.device)
+        return self._extract(chosen, split), chosen.labels.to(self.device)
+
+    def _choose(self, split: str, indices: Tensor | None) -> ImageSet:
+        images = self.dataset.train if split == "train" else self.dataset.test
+        return images if indices is None else images.select(indices)
+
+    def _extract(self, chosen: ImageSet, split: str) -> Tensor:
+        mean, std = self.dataset.mean, self.dataset.std
+        if self.network is None:
+            return pixels(chosen.images, mean=mean, std=std).to(self.device)
+        kind, limit = self.options.features, self.options.smashed_limit
+        with progress(len(chosen), f"{kind} features of {split} images, {self.title}") as bar:
+            rows = extract(self.network, chosen.images, kind=kind, mean=mean, std=std, limit=limit, advance=bar.advance,
+                                    batch_size=self.options.extract_batch_size, precision=self.options.precision)
+        return rows.to(self.device)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a measurement found.
+
+    Attributes:
+        rate: Correct answers on the test images.
+        notes: Further keys of the result file.
+    """
+
+    rate: Rate
+    notes: dict[str, Any]
+
+
+Measure = Callable[[Subject], Outcome]
+
+
+class Bench:
+    """One checkpoint beside its two rulers; images and networks are made when they are first needed."""
+
+    def __init__(self, options: Common) -> None:
+        """Check the options and find the checkpoint.
+
+        Raises:
+            FileNotFoundError, ValueError: one sentence that says what is wrong.
+        """
+        self.options = fields.build(type(options), fields.to_dict(options))
+        self.checkpoint = run.open_checkpoint(self.options.checkpoint, which=self.options.which, out=self.options.out)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where networks and classifiers compute."""
+        name = self.options.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError):
+            raise ValueError(f"device = {name!r} does not exist here; legal: auto, cpu, cuda, cuda:N") from None
+        return torch.device(name)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The run's images.
+
+        Raises:
+            ValueError: they have no labels, or there are none to test on.
+        """
+        made = self.checkpoint.dataset(self.options.data_dir)
+        labelled(made)
+        return made
+
+    @cached_property
+    def trained(self) -> Subject:
+        """The trained network."""
+        return Subject("this run", self.checkpoint.network().to(self.device), self.dataset, self.options, self.device)
+
+    @cached_property
+    def untrained(self) -> Subject:
+        """The same network at its initial weights."""
+        return Subject("untrained network", self.checkpoint.untrained().to(self.device), self.dataset, self.options, self.device)
+
+    @cached_property
+    def pixels(self) -> Subject:
+        """Raw pixels."""
+        return Subject("raw pixels", None, self.dataset, self.options, self.device)
+
+    def result(self, name: str, numbers: dict[str, Any], measure: Measure) -> dict[str, Any]:
+        """The probe's only result; see `results`."""
+        return self.results(name, [(numbers, measure)])[0]
+
+    def results(self, name: str, measures: Sequence[tuple[dict[str, Any], Measure]]) -> list[dict[str, Any]]:
+        """Results of one command: read where they exist, else measured on the run and both rulers.
+
+        New results are written when all are there, so that a command that was stopped is not taken for one that was done.
+
+        Args:
+            name: Name of the probe.
+            measures: Options that change the numbers (plain values), and what is measured with them; it reads the test labels at
+                its end.
+
+        Returns:
+            The contents of each `result.json`, with its path under `path`.
+        """
+        found = []
+        new: list[dict[str, Any]] = []
+        for numbers, measure in measures:
+            weights = {"file": self.checkpoint.path.name, "step": self.checkpoint.step}
+            folder = run.result_dir(self.checkpoint.run_dir, "probes", name, {**numbers, "checkpoint": weights})
+            path = folder / "result.json"
+            if path.is_file():
+                print(f"{path} exists and is not computed again", file=sys.stderr)
+                found.append({**run.read_json(path), "path": str(path)})
+            else:
+                new.append({**self._measured(name, numbers, measure), "path": str(path)})
+                found.append(new[-1])
+        for made in new:
+            run.write_json(Path(made["path"]), {k: v for k, v in made.items() if k != "path"})
+        return found
+
+    def _measured(self, name: str, numbers: dict[str, Any], measure: Measure) -> dict[str, Any]:
+        """The contents of a result file."""
+        start = time.monotonic()
+        mine = measure(self.trained)
+        beside = {key: rate.to_dict() for key, rate in self._rulers(name, numbers, measure).items()}
+        return {
+            "kind": "probe", "name": name, "features": self.options.features, **self._shape(), **mine.rate.to_dict(),
+            "test_images": mine.rate.total, **beside, "verdict": rulers.verdict(mine.rate.to_dict(), beside), **mine.notes,
+            "options": numbers, "checkpoint": self.checkpoint.reference, "run": self.checkpoint.run_dir.name,
+            "dataset": self.dataset.name, "cut": self.checkpoint.config.cut, "seconds": time.monotonic() - start,
+            "environment": run.environment(), "command": run.command_line(),
+        }
+
+    def _shape(self) -> dict[str, Any]:
+        network = self.trained.network
+        assert network is not None
+        if self.options.features != "smashed":
+            return {}
+        shape = network.smashed_shape
+        kept = pooled_shape(shape, limit=self.options.smashed_limit)
+        return {"smashed_shape": list(shape), "features_shape": list(kept)}
+
+    def _rulers(self, name: str, numbers: dict[str, Any], measure: Measure) -> dict[str, Rate]:
+        """Both rulers under the same measurement, from the cache where they are known."""
+        folder = self.checkpoint.run_dir.parent / ".rulers"
+        data = {"probe": name, "data": self.dataset.digest, "mean": list(self.dataset.mean), "std": list(self.dataset.std)}
+        of_network = ("features", "smashed_limit", "precision")
+        common = {k: v for k, v in numbers.items() if k not in of_network}
+        network = self.untrained.network
+        assert network is not None
+        weights = rulers.network_key(self.checkpoint.config, network, at_cut=self.options.features == "smashed")
+        pixels_key = {**data, "ruler": "raw-pixels", "options": common}
+        untrained_key = {**data, "ruler": "untrained", "options": numbers, "network": weights}
+        return {
+            "raw_pixels": rulers.cached(folder, pixels_key, lambda: measure(self.pixels).rate),
+            "untrained": rulers.cached(folder, untrained_key, lambda: measure(self.untrained).rate),
+        }
+
+
+def labelled(dataset: Dataset) -> None:
+    """Refuse images that cannot be probed.
+
+    Raises:
+        ValueError: no labels, or no test images.
+    """
+    if dataset.train.labels is None or len(dataset.train) == 0:
+        raise ValueError(f"probes need labels, and {dataset.name} has none: put the images into train/<class>/ and "
+                         "test/<class>/, or use attacks.invert, which needs none")
+    if dataset.test.labels is None or len(dataset.test) == 0:
+        raise ValueError(f"probes need labelled test images, and {dataset.name} has none: put some into test/<class>/")
+
+
+def identity(options: Common) -> dict[str, Any]:
+    """The options that change a result, plain values."""
+    plain = fields.to_dict(options)
+    if options.features != "smashed":
+        del plain["smashed_limit"]
+    return {k: v for k, v in plain.items() if k not in NEUTRAL}
+
+
+def options(cls: type[T], argv: Sequence[str], prog: str, *, description: str, epilog: str) -> T:
+    """Options from flags; `--checkpoint` without a value means the newest finished run, as if it were absent."""
+    words = list(argv)
+    for i, word in enumerate(words):
+        if word == "--checkpoint" and (i + 1 == len(words) or words[i + 1].startswith("--")):
+            del words[i]
+            break
+    return fields.parse(cls, words, prog, description, epilog)
+
+
+def show(result: dict[str, Any]) -> str:
+    """The small table of one result and what it means."""
+    at = result["checkpoint"]
+    seen = result["features"]
+    if "features_shape" in result:
+        shapes = ["x".join(map(str, result[k])) for k in ("features_shape", "smashed_shape")]
+        seen += f" ({shapes[0]})" if shapes[0] == shapes[1] else f" ({shapes[0]}, averaged from {shapes[1]})"
+    title = result["title"]
+    rows = [("this run", result)] + [(name, result[key]) for key, name in rulers.NAMES.items()]
+    state = "" if at["finished"] else ", unfinished"
+    lines = [f"{title} on {seen} features of {result['run']}, step {at['step']}{state}", ""]
+    lines += [f"  {name:<18} {row['accuracy']:.3f}   95 % [{row['low']:.3f}, {row['high']:.3f}]" for name, row in rows]
+    lines += ["", f"Accuracy on {result['test_images']} test images of {result['dataset']}. {result['verdict']}"]
+    if seen.startswith("smashed"):
+        lines.append("On smashed data a high accuracy is leakage: the server can read the classes from what clients send.")
+    if result["dataset"] == "digits":
+        lines.append("Digits only show that everything works; conclusions need real images.")
+    return "\n".join([*lines, f"written: {result['path']}"])
+
+
+def suggest(result: dict[str, Any], options: Common, words: str) -> str:
+    """The last line of a probe: what to run next on the same checkpoint."""
+    target = options.checkpoint or Path(result["path"]).parents[2]
+    return f"next: python -m {words.format(target)}"

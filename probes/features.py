@@ -1,0 +1,154 @@
+"""Features of a set of images, computed once, in batches, with a network that is left as it was found.
+
+| kind      | numbers per image                                                                                             |
+|-----------|---------------------------------------------------------------------------------------------------------------|
+| backbone  | pooled backbone features: what a downstream task would use                                                    |
+| projector | output of the projection head: what the contrastive loss sees                                                 |
+| smashed   | smashed data at the cut: what the server sees. Maps are averaged over a grid until at most `limit` numbers are |
+|           | left, sequences over runs of tokens: 50 000 maps of 64x32x32 would fill 13 GB                                  |
+
+Raw pixels are the ruler beside them (`pixels`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d
+
+from ssl_split.data.images import normalise, to_float
+from ssl_split.data.imageset import Triple
+from ssl_split.models.split import Network
+
+KINDS = ("backbone", "projector", "smashed")
+SMASHED_LIMIT = 4096
+"""Numbers per image kept of smashed data; of ResNet-18's maps that is an 8x8 grid at cut 1 and 4x4 at cut 13."""
+PIXEL_SIDE = 64
+"""Larger images are averaged to this side before they serve as the raw-pixel ruler."""
+
+
+def extract(
+    network: Network,
+    images: Tensor,
+    *,
+    kind: str = "backbone",
+    mean: Triple,
+    std: Triple,
+    batch_size: int = 256,
+    precision: str = "fp32",
+    limit: int = SMASHED_LIMIT,
+    advance: Callable[[int], object] | None = None,
+) -> Tensor:
+    """Features of un-augmented images.
+
+    Args:
+        network: On any device, in any mode; it computes in eval mode, and its modes and buffers are as before afterwards.
+        images: uint8 `(n, 3, S, S)`.
+        kind: One of `KINDS`.
+        mean, std: Channel constants of the normalisation in training.
+        batch_size: Images per forward pass; it changes speed and memory only.
+        precision: bf16 computes under autocast; anything else computes in the dtype of the weights.
+        limit: Most numbers per image kept of smashed data.
+        advance: Called with the number of images after each batch.
+
+    Returns:
+        float32 `(n, d)` on the CPU.
+
+    Raises:
+        ValueError: unknown kind, no images, or features that are not finite.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"features = {kind!r} do not exist; legal: {', '.join(KINDS)}")
+    if len(images) == 0:
+        raise ValueError("there are no images to compute features of")
+    like = next(network.parameters())
+    found = torch.empty(0)
+    done = 0
+    with evaluation(network), torch.autocast(like.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        for batch in images.split(batch_size):
+            x = normalise(to_float(batch.to(like.device), like.dtype), mean, std).contiguous(memory_format=torch.channels_last)
+            rows = _forward(network, x, kind, limit).float()
+            if done == 0:  # one allocation for all: a list of parts would need the memory twice when joined
+                found = torch.empty(len(images), rows.shape[1])
+            found[done : done + len(batch)] = rows.cpu()
+            done += len(batch)
+            if advance is not None:
+                advance(len(batch))
+    if not bool(torch.isfinite(found).all()):
+        raise ValueError(f"the {kind} features are not finite: the weights of this network have diverged")
+    return found
+
+
+def _forward(network: Network, x: Tensor, kind: str, limit: int) -> Tensor:
+    """Features of one batch, `(B, d)`."""
+    if kind == "backbone":
+        return network.features(x)
+    if kind == "projector":
+        out: Tensor = network(x)
+        return out
+    return pool(network.client(x), limit=limit)
+
+
+@contextmanager
+def evaluation(network: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; every module's own mode is put back afterwards."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def pooled_shape(shape: Sequence[int], *, limit: int = SMASHED_LIMIT) -> tuple[int, ...]:
+    """Shape that is left of one image's smashed data: `(C, H, W)`, `(tokens, D)` or `(D,)` with at most `limit` numbers.
+
+    The channels are never averaged, so more than `limit` of them all stay.
+    """
+    if len(shape) == 3:
+        channels, height, width = shape
+        if channels * height * width <= limit:
+            return (channels, height, width)
+        side = max(1, math.isqrt(limit // channels))
+        return (channels, min(side, height), min(side, width))
+    if len(shape) == 2:
+        tokens, size = shape
+        return (min(tokens, max(1, limit // size)), size)
+    return tuple(shape)
+
+
+def pool(smashed: Tensor, *, limit: int = SMASHED_LIMIT) -> Tensor:
+    """Smashed data `(B, C, H, W)`, `(B, tokens, D)` or `(B, D)` as rows of at most `limit` numbers, averages of regions."""
+    wanted = pooled_shape(smashed.shape[1:], limit=limit)
+    if smashed.ndim == 4 and wanted != smashed.shape[1:]:
+        smashed = adaptive_avg_pool2d(smashed, (wanted[1], wanted[2]))
+    elif smashed.ndim == 3 and wanted != smashed.shape[1:]:
+        smashed = adaptive_avg_pool1d(smashed.transpose(1, 2), wanted[0]).transpose(1, 2)
+    return smashed.flatten(1)  # (B, C, g, g) -> (B, C g g)
+
+
+def pixels(images: Tensor, *, mean: Triple, std: Triple, batch_size: int = 1024) -> Tensor:
+    """Normalised raw pixels, the ruler of all features.
+
+    Args:
+        images: uint8 `(n, 3, S, S)`.
+        mean, std: Channel constants.
+        batch_size: Images converted at a time.
+
+    Returns:
+        float32 `(n, 3 s s)` on the CPU, s = min(S, `PIXEL_SIDE`).
+    """
+    side = min(images.shape[-1], PIXEL_SIDE)
+    found = torch.empty(len(images), 3 * side * side)
+    for start in range(0, len(images), batch_size):
+        x = normalise(to_float(images[start : start + batch_size].cpu()), mean, std)
+        if side < images.shape[-1]:
+            x = adaptive_avg_pool2d(x, side)
+        found[start : start + batch_size] = x.flatten(1)
+    return found

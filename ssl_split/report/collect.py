@@ -1,0 +1,257 @@
+"""Reads what a sweep, or any folder of runs, left on disk. Nothing is dropped: what is missing, damaged or failed is kept with its reason."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ssl_split.files import read_json
+
+FINISHED, UNFINISHED, MISSING, DAMAGED = "finished", "unfinished", "missing", "damaged"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One probe or attack on one run."""
+
+    kind: str
+    name: str
+    label: str
+    directory: Path
+    values: Mapping[str, Any]
+
+    def number(self, *keys: str) -> float | None:
+        """A number of the result, or None where it is absent: `number("raw_pixels", "accuracy")`."""
+        return number(self.values, *keys)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of the sweep as `jobs.json` has it."""
+
+    label: str
+    state: str
+    reason: str | None
+    command: str
+    log: str
+    run: str
+    seconds: float | None
+    stage: Mapping[str, Any] | None
+    setting: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run with all that was measured on it."""
+
+    name: str
+    anchor: str
+    directory: Path
+    state: str
+    reason: str | None
+    config: Mapping[str, Any]
+    result: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    metrics: tuple[Mapping[str, Any], ...]
+    outcomes: tuple[Outcome, ...]
+    problems: tuple[str, ...] = ()
+    jobs: tuple[Job, ...] = ()
+
+    @property
+    def algorithm(self) -> str:
+        """What trained."""
+        return str(self.config.get("algorithm", "?"))
+
+    @property
+    def cut(self) -> int | str:
+        """Where the network was cut."""
+        cut = self.config.get("cut", "?")
+        return cut if isinstance(cut, int) else str(cut)
+
+    @property
+    def seed(self) -> Any:
+        """Seed of the training."""
+        return self.config.get("seed")
+
+    def number(self, *keys: str) -> float | None:
+        """A number of the run's result."""
+        return number(self.result, *keys)
+
+    def of(self, kind: str) -> list[Outcome]:
+        """Its probes or its attacks."""
+        return [o for o in self.outcomes if o.kind == kind]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """All runs under a directory, and the sweep they belong to, if any."""
+
+    directory: Path
+    name: str
+    question: str | None
+    command: str | None
+    runs: tuple[Run, ...]
+    jobs: tuple[Job, ...] = field(default=())
+
+
+def number(values: Mapping[str, Any], *keys: str) -> float | None:
+    """A finite number in nested results, or None."""
+    inner: Any = values
+    for key in keys:
+        inner = inner.get(key) if isinstance(inner, Mapping) else None
+    if isinstance(inner, bool) or not isinstance(inner, int | float) or inner != inner or abs(inner) == float("inf"):
+        return None
+    return float(inner)
+
+
+def collect(directory: Path) -> Collection:
+    """Read a sweep's directory, a folder of runs, or a single run.
+
+    Raises:
+        FileNotFoundError: no such directory, or nothing in it.
+        ValueError: `jobs.json` is damaged.
+    """
+    if not directory.is_dir():
+        raise FileNotFoundError(f"there is no directory {directory}")
+    book = _book(directory / "jobs.json")
+    jobs = tuple(_job(j) for j in book.get("jobs", []))
+    if jobs:
+        folders = list(dict.fromkeys(directory / j.run for j in jobs))
+    else:
+        folders = [directory] if (directory / "config.yaml").is_file() else sorted(
+            p.parent for pattern in ("*/config.yaml", "runs/*/config.yaml") for p in directory.glob(pattern))
+    if not folders:
+        raise FileNotFoundError(f"there is no run in {directory}: a run is a directory with a config.yaml")
+    runs = [_run(folder, [j for j in jobs if directory / j.run == folder]) for folder in folders]
+    question, command = book.get("question"), book.get("command")
+    return Collection(directory, str(book.get("name") or directory.resolve().name), question, command, tuple(_label(_anchor(runs))), jobs)
+
+
+def _book(file: Path) -> dict[str, Any]:
+    values = read_json(file) if file.is_file() else {}
+    if not isinstance(values, dict) or not isinstance(values.get("jobs", []), list):
+        raise ValueError(f"{file} is damaged: it holds no list of jobs")
+    return values
+
+
+def _job(values: Mapping[str, Any]) -> Job:
+    return Job(str(values.get("label")), str(values.get("state")), values.get("reason"), str(values.get("command")), str(values.get("log")),
+               str(values.get("run")), values.get("seconds"), values.get("stage"), values.get("setting") or {})
+
+
+def _run(folder: Path, jobs: list[Job]) -> Run:
+    """Whatever of a run can be read."""
+    problems: list[str] = []
+    config = _mapping(folder / "config.yaml", problems) or dict(jobs[0].setting if jobs else {})
+    result = _mapping(folder / "result.json", problems)
+    outcomes: list[Outcome] = []
+    for kind, section in (("probe", "probes"), ("attack", "attacks")):
+        for place in sorted((folder / section).glob("*/")):
+            values = _mapping(place / "result.json", problems)
+            if values:
+                name = str(values.get("name", place.name))
+                outcomes.append(Outcome(kind, name, name, place, values))
+    state, reason = _state(folder, result, jobs, problems)
+    environment = _mapping(folder / "env.json", problems)
+    return Run(folder.resolve().name, "", folder, state, reason, flatten(config), result, environment, _metrics(folder / "metrics.jsonl"),
+               tuple(outcomes), tuple(problems), tuple(jobs))
+
+
+def _state(folder: Path, result: Mapping[str, Any], jobs: list[Job], problems: list[str]) -> tuple[str, str | None]:
+    if result.get("finished"):
+        return FINISHED, None
+    training = next((j for j in jobs if j.stage is None), None)
+    reason = f"{training.state}: {training.reason}" if training and training.reason else None
+    if problems:
+        return DAMAGED, reason or problems[0]
+    if (folder / "config.yaml").is_file():
+        return UNFINISHED, reason or "the training has not finished"
+    return MISSING, reason or "the training has not started"
+
+
+def _mapping(file: Path, problems: list[str]) -> dict[str, Any]:
+    """A YAML or JSON mapping; a damaged file is a problem to show, not to stop at."""
+    if not file.is_file():
+        return {}
+    try:
+        values = read_json(file) if file.suffix == ".json" else yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        values = None
+    if not isinstance(values, dict):
+        problems.append(f"{file.name} in {file.parent.name} is damaged")
+        return {}
+    return values
+
+
+def _metrics(file: Path) -> tuple[Mapping[str, Any], ...]:
+    """Lines of `metrics.jsonl`; one that was being written when the run was killed is left out."""
+    if not file.is_file():
+        return ()
+    lines = []
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(values, dict):
+            lines.append(values)
+    return tuple(lines)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return flat
+
+
+def _anchor(runs: list[Run]) -> list[Run]:
+    """Give every run an anchor of its own, whatever its name holds."""
+    used: set[str] = set()
+    made = []
+    for run in runs:
+        base = "run-" + (re.sub(r"[^A-Za-z0-9_.-]+", "-", run.name).strip("-") or "unnamed")
+        anchor, copy = base, 2
+        while anchor in used:
+            anchor, copy = f"{base}-{copy}", copy + 1
+        used.add(anchor)
+        made.append(replace(run, anchor=anchor))
+    return made
+
+
+def _label(runs: list[Run]) -> list[Run]:
+    """Name variants of a probe or attack by the options in which they differ anywhere in the collection."""
+    seen: dict[tuple[str, str], dict[str, set[str]]] = {}
+    for outcome in (o for run in runs for o in run.outcomes):
+        options = seen.setdefault((outcome.kind, outcome.name), {})
+        for key, text in _options(outcome).items():
+            options.setdefault(key, set()).add(text)
+    differing = {name: [k for k, texts in options.items() if len(texts) > 1] for name, options in seen.items()}
+    made = []
+    for run in runs:
+        outcomes, used = [], set[str]()
+        for o in run.outcomes:
+            options = _options(o)
+            extra = ", ".join(f"{k} {options[k].strip(chr(34))}" for k in differing[o.kind, o.name] if k in options)
+            label, copy = f"{o.name} ({extra})" if extra else o.name, 2
+            while label in used:
+                label, copy = f"{label} [{copy}]", copy + 1
+            used.add(label)
+            outcomes.append(Outcome(o.kind, o.name, label, o.directory, o.values))
+        made.append(replace(run, outcomes=tuple(outcomes)))
+    return made
+
+
+def _options(outcome: Outcome) -> dict[str, str]:
+    """Options as comparable texts; features, preset and target lead."""
+    plain = outcome.values.get("options")
+    options = flatten(plain if isinstance(plain, Mapping) else {})
+    lead = {k: outcome.values[k] for k in ("features", "preset") if outcome.values.get(k) is not None}
+    return {k: json.dumps(v, sort_keys=True, default=str) for k, v in {**lead, **options}.items()}

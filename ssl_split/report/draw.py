@@ -1,0 +1,129 @@
+"""How figures look, and how they become files: an SVG and a PNG each, and an SVG that can stand inside a page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ssl_split.files import replace_file
+
+INK, MUTED, GRID, PAPER = "#1f2021", "#6e7072", "#d4d5d6", "#fefefd"
+"""Colours of text, rulers, grid and background; inside a page they follow its light or dark mode."""
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito (2008): told apart with every common colour blindness."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)))
+
+_HALF_PAGE = 7.0
+"""Inches above which a figure does not fit beside another."""
+
+_STYLE: dict[str, Any] = {
+    "font.family": "sans-serif", "font.size": 9, "axes.titlesize": 9.5, "axes.titleweight": "bold", "axes.spines.top": False,
+    "axes.spines.right": False, "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.6, "axes.edgecolor": MUTED, "text.color": INK,
+    "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "legend.frameon": False, "legend.fontsize": 8, "lines.linewidth": 1.6,
+    "lines.markersize": 5.5, "figure.facecolor": PAPER, "axes.facecolor": "none", "svg.fonttype": "none", "axes.axisbelow": True,
+    "xtick.labelsize": 8.5, "ytick.labelsize": 8.5,
+}
+
+
+def style() -> AbstractContextManager[None]:
+    """The report's settings of matplotlib, for as long as figures are drawn."""
+    return mpl.rc_context(_STYLE)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure ready for a page.
+
+    Attributes:
+        name: Of its files, without ending.
+        title: What it shows.
+        caption: How to read it.
+        svg: Markup that follows the page's colours.
+        wide: Whether it needs the whole width of the page.
+    """
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+    wide: bool
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour, marker and dash of a line."""
+
+    color: str
+    marker: str
+    dash: Any
+
+
+def look(index: int) -> Look:
+    """The look of the line with this number; colour, marker and dash all differ, so that colour is never alone."""
+    return Look(PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)], DASHES[(index // len(PALETTE)) % len(DASHES)])
+
+
+def looks(names: Sequence[str]) -> dict[str, Look]:
+    """A look for every name."""
+    return {name: look(i) for i, name in enumerate(names)}
+
+
+def shades(count: int) -> list[Any]:
+    """Colours in order, for cuts: an even walk through viridis without its palest and darkest ends."""
+    ramp = mpl.colormaps["viridis"]
+    return [ramp(0.12 + 0.72 * (i / max(count - 1, 1))) for i in range(count)]
+
+
+def canvas(width: float, height: float, columns: int = 1, *, share_y: bool = False) -> tuple[Figure, list[Any]]:
+    """A figure, sizes in inches, and its panels; to be called inside `style()`."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(1, columns, squeeze=False, sharey=share_y)[0])
+
+
+def finish(figure: Figure, folder: Path, *, name: str, title: str, caption: str) -> Drawing:
+    """Write `<name>.svg` and `<name>.png` and give the markup for a page."""
+    with mpl.rc_context({"svg.hashsalt": name}):  # equal numbers give equal files
+        buffer = io.BytesIO()
+        no_dates = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", metadata=no_dates)
+        pixels = io.BytesIO()
+        figure.savefig(pixels, format="png", dpi=160)
+    replace_file(folder / f"{name}.svg", lambda temporary: temporary.write_bytes(buffer.getvalue()))
+    replace_file(folder / f"{name}.png", lambda temporary: temporary.write_bytes(pixels.getvalue()))
+    width = float(figure.get_figwidth())
+    markup = inline(buffer.getvalue().decode("utf-8"), name=name, title=title, width=width)
+    return Drawing(name, title, caption, markup, width > _HALF_PAGE)
+
+
+def inline(svg: str, *, name: str, title: str, width: float) -> str:
+    """An SVG file as markup inside a page: no prolog or style of its own, ids that cannot clash, colours of the page.
+
+    Args:
+        svg: The file's text.
+        name: Put before every id.
+        title: For readers who do not see the drawing.
+        width: In inches; the page shows it no larger than its text reads well.
+    """
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
+    body = re.sub(r' width="[^"]*" height="[^"]*"| height="[^"]*" width="[^"]*"', "", body, count=1)
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    body = re.sub(r'href="#', f'href="#{name}-', body).replace("url(#", f"url(#{name}-")
+    body = body.replace("xlink:href", "href").replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
+    for color, variable in ((INK, "var(--ink)"), (MUTED, "var(--muted)"), (GRID, "var(--line)"), (PAPER, "none")):
+        body = body.replace(color, variable)
+    label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return body.replace("<svg", f'<svg role="img" aria-label="{label}" style="max-width: {6.6 * width:.1f}rem"', 1)

@@ -1,0 +1,164 @@
+"""Figures against the cut, and the privacy-utility plane."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ssl_split.report.draw import INK, MUTED, Drawing, Look, canvas, finish, looks
+from ssl_split.report.table import MONITOR, Group, Study, pareto, ruler
+
+ERROR_BARS = "Bars: 95 % interval over images for one seed, standard deviation for two, t-interval from three seeds on."
+
+
+def draw(study: Study, folder: Path) -> list[Drawing]:
+    """All figures for which there are numbers."""
+    makers = (accuracy, traffic, reconstruction, plane)
+    return [made for make in makers if (made := make(study, folder)) is not None]
+
+
+def has(study: Study, *names: str) -> bool:
+    """Whether any group has all of these numbers."""
+    return any(all(name in g.values for name in names) for g in study.groups)
+
+
+def _positions(study: Study) -> dict[int | str, int]:
+    return {cut: i for i, cut in enumerate(study.cuts)}
+
+
+def _axis(panel: Any, study: Study, label: str) -> None:
+    panel.set_xticks(range(len(study.cuts)), [str(c) for c in study.cuts])
+    panel.set_xlim(-0.5, len(study.cuts) - 0.5)
+    panel.set_xlabel("cut (deeper: more layers on the client)")
+    panel.set_ylabel(label)
+    panel.grid(axis="x", visible=False)
+
+
+def _line(panel: Any, study: Study, series: str, name: str, look: Look, *, scale: float = 1.0, label: str | None = None,
+          dash: Any = None, shift: float = 0.0) -> None:
+    """One algorithm's number against the cut, with error bars."""
+    places = _positions(study)
+    rows = [(places[g.cut] + shift, g.values[name]) for g in study.groups if g.series == series and name in g.values]
+    if not rows:
+        return
+    rows.sort(key=lambda row: row[0])
+    x, means = [r[0] for r in rows], [scale * r[1].mean for r in rows]
+    below, above = [], []
+    for _, value in rows:
+        low, high = (value.low, value.high) if value.low is not None and value.high is not None else (
+            value.mean - (value.sd or 0.0), value.mean + (value.sd or 0.0))
+        below.append(scale * max(value.mean - low, 0.0))
+        above.append(scale * max(high - value.mean, 0.0))
+    bars = [below, above] if any(below) or any(above) else None
+    panel.errorbar(x, means, yerr=bars, color=look.color, marker=look.marker, linestyle=dash or look.dash, capsize=2.5, elinewidth=1,
+                   label=label or series)
+
+
+def _ruler(panel: Any, study: Study, name: str, *, label: str, dash: Any, scale: float = 1.0) -> None:
+    """A ruler as a grey line over the cuts where it was measured."""
+    places, known = _positions(study), ruler(study.groups, name)
+    if not known:
+        return
+    x = [places[cut] for cut in known]
+    y = [scale * v for v in known.values()]
+    if len(x) == 1:  # a line of one point is not seen
+        x, y = [x[0] - 0.4, x[0] + 0.4], [y[0], y[0]]
+    panel.plot(x, y, color=MUTED, linestyle=dash, linewidth=1.4, label=label, zorder=1)
+
+
+def _shifts(study: Study) -> dict[str, float]:
+    """Small horizontal shifts, so that error bars of different lines do not hide each other."""
+    count = len(study.series)
+    return {series: (i - (count - 1) / 2) * min(0.09, 0.5 / max(count, 1)) for i, series in enumerate(study.series)}
+
+
+def _legend(panel: Any, *, columns: int = 2) -> None:
+    panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, handlelength=3)
+
+
+def accuracy(study: Study, folder: Path) -> Drawing | None:
+    """Accuracy against the cut."""
+    if not has(study, "accuracy"):
+        return None
+    figure, (panel,) = canvas(6.2, 4.0)
+    shifts = _shifts(study)
+    for series, style in looks(study.series).items():
+        _line(panel, study, series, "accuracy", style, scale=100, shift=shifts[series])
+    _ruler(panel, study, "raw_pixels", label="ruler: raw pixels", dash=":", scale=100)
+    _ruler(panel, study, "untrained", label="ruler: untrained network", dash="--", scale=100)
+    _axis(panel, study, f"accuracy (%), {study.accuracy}")
+    _legend(panel)
+    rulers = " A network that does not beat both grey rulers has learned nothing of use." if study.accuracy != MONITOR else ""
+    return finish(figure, folder, name="accuracy", title="Accuracy against the cut", caption=ERROR_BARS + rulers)
+
+
+def traffic(study: Study, folder: Path) -> Drawing | None:
+    """MiB per client against the cut, as counted and by the published formula."""
+    if not has(study, "mib_per_client"):
+        return None
+    figure, (panel,) = canvas(6.2, 4.0)
+    for series, style in looks(study.series).items():
+        _line(panel, study, series, "mib_per_client", style, dash="-", label=f"{series}: counted")
+        _line(panel, study, series, "mib_per_client_published_formula", style, dash=":", label=f"{series}: published formula")
+    _axis(panel, study, "MiB per client, up and down")
+    panel.set_ylim(bottom=0)
+    _legend(panel)
+    return finish(figure, folder, name="traffic", title="Traffic against the cut", caption=(
+        "Solid: every encoded byte that crossed the wire. Dotted: the published MocoSFL formula, which leaves out momentum activations, "
+        "momentum weights and one direction of the weights. Where the two have their minimum at different cuts, trust the solid line."))
+
+
+def reconstruction(study: Study, folder: Path) -> Drawing | None:
+    """Error and similarity of the strongest attack's reconstructions against the cut."""
+    if not has(study, "mse"):
+        return None
+    figure, (left, right) = canvas(9.4, 3.9, 2)
+    shifts = _shifts(study)
+    for series, style in looks(study.series).items():
+        _line(left, study, series, "mse", style, shift=shifts[series])
+        _line(right, study, series, "ssim", style, shift=shifts[series])
+    for panel, score in ((left, "mse"), (right, "ssim")):
+        _ruler(panel, study, f"blind_{score}", label="ruler: blind guess", dash=":")
+        _ruler(panel, study, f"untrained_{score}", label="ruler: untrained client", dash="--")
+    _axis(left, study, "MSE (higher: less is seen)")
+    left.set_ylim(bottom=0)
+    _axis(right, study, "SSIM (lower: less is seen)")
+    handles, names = left.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=4, frameon=False, fontsize=8, handlelength=3)
+    return finish(figure, folder, name="reconstruction", title="Reconstruction by the strongest attack against the cut", caption=(
+        "Images in [0, 1]; the attack with the lowest error on the attacker's own validation images is shown. At or above the blind guess "
+        "(the mean of the attacker's images) the attack has learned nothing from the wire. " + ERROR_BARS))
+
+
+def plane(study: Study, folder: Path) -> Drawing | None:
+    """Accuracy against leakage, one point per setting, Pareto front drawn."""
+    if not has(study, "accuracy", "r2"):
+        return None
+    figure, (panel,) = canvas(6.2, 4.4)
+    for series, style in looks(study.series).items():
+        points = [g for g in study.groups if g.series == series and "accuracy" in g.values and "r2" in g.values]
+        panel.plot([g.values["r2"].mean for g in points], [100 * g.values["accuracy"].mean for g in points], linestyle="none",
+                   marker=style.marker, color=style.color, label=series, zorder=3)
+        _name_points(panel, points)
+    front = pareto(study.groups)
+    panel.step([g.values["r2"].mean for g in front], [100 * g.values["accuracy"].mean for g in front], where="post", color=INK,
+               linewidth=1, linestyle=(0, (4, 2)), label="Pareto front", zorder=2)
+    panel.axvline(0, color=MUTED, linestyle=":", linewidth=1.2, label="blind guess (R2 = 0)")
+    for name, text in (("raw_pixels", "raw pixels"), ("untrained", "untrained network")):
+        known = ruler(study.groups, name)
+        if known:
+            panel.axhline(100 * sum(known.values()) / len(known), color=MUTED, linewidth=1.2, linestyle="--" if name == "untrained" else ":",
+                          label=f"accuracy of {text}")
+    panel.set_xlabel("leakage: R2 of the strongest attack (0: knows nothing, 1: perfect)")
+    panel.set_ylabel(f"accuracy (%), {study.accuracy}")
+    _legend(panel)
+    return finish(figure, folder, name="plane", title="Privacy-utility plane", caption=(
+        "Each point is a setting, its number the cut; better is up and to the left. No point on the front is beaten in accuracy by one that "
+        "leaks less."))
+
+
+def _name_points(panel: Any, points: Sequence[Group]) -> None:
+    for group in points:
+        panel.annotate(str(group.cut), (group.values["r2"].mean, 100 * group.values["accuracy"].mean), xytext=(5, 4),
+                       textcoords="offset points", fontsize=7.5, color=INK)

@@ -1,0 +1,176 @@
+"""The report as HTML (one file, no network) and as Markdown, from the same study."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from ssl_split.report import text, verdicts
+from ssl_split.report.collect import Outcome, Run
+from ssl_split.report.draw import Drawing
+from ssl_split.report.flags import flags
+from ssl_split.report.table import MONITOR, Group, Study, Value
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the main table: which value, how written, under which heading."""
+
+    key: str
+    style: str
+    head: str
+    part: str
+    ruler: bool = False
+
+
+ATTACK = "Strongest attack"
+COLUMNS = (
+    Column("accuracy", "percent", "run", "Accuracy"),
+    Column("raw_pixels", "percent", "raw pixels", "Accuracy", ruler=True),
+    Column("untrained", "percent", "untrained", "Accuracy", ruler=True),
+    Column("mib_per_client", "mib", "counted", "MiB per client"),
+    Column("mib_per_client_published_formula", "mib", "formula", "MiB per client"),
+    Column("client_parameters", "count", "parameters", "Client"),
+    Column("client_macs_per_image", "count", "MACs", "Client"),
+    Column("r2", "ratio", "R2", ATTACK),
+    Column("mse", "score", "MSE", ATTACK),
+    Column("blind_mse", "score", "blind", ATTACK, ruler=True),
+    Column("untrained_mse", "score", "untrained", ATTACK, ruler=True),
+    Column("ssim", "ratio", "SSIM", ATTACK),
+    Column("blind_ssim", "ratio", "blind", ATTACK, ruler=True),
+    Column("untrained_ssim", "ratio", "untrained", ATTACK, ruler=True),
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Reconstructions of one group."""
+
+    group: Group
+    run: Run
+    outcome: Outcome
+    data: str
+    link: str
+
+
+def columns(study: Study) -> list[Column]:
+    """The columns for which some group has a number."""
+    return [c for c in COLUMNS if any(c.key in g.values for g in study.groups)]
+
+
+def parts(shown: list[Column]) -> list[tuple[str, int]]:
+    """Headings over the columns, and how many columns each spans."""
+    names = list(dict.fromkeys(c.part for c in shown))
+    return [(name, sum(c.part == name for c in shown)) for name in names]
+
+
+def anchor(group: Group, value: Value) -> str:
+    """Where a number leads: to its run, or to the list of its runs."""
+    return value.parts[0][0] if value.n == 1 else group.anchor
+
+
+def seed_value(group: Group, key: str, run: Run) -> float | None:
+    """One seed's share of a value."""
+    known = group.values.get(key)
+    return next((value for at, value in known.parts if at == run.anchor), None) if known else None
+
+
+def pictures(study: Study, out: Path) -> list[Picture]:
+    """The strongest attack's picture at every group, of the first seed that has one."""
+    found = []
+    for group in study.groups:
+        for run, outcome in group.strongest:
+            file = outcome.directory / "images.png"
+            data = file.read_bytes() if file.is_file() else b""
+            if data.startswith(b"\x89PNG\r\n\x1a\n"):
+                link = quote(Path(os.path.relpath(file, out)).as_posix())
+                found.append(Picture(group, run, outcome, base64.b64encode(data).decode("ascii"), link))
+                break
+    return found
+
+
+def command(run: Run) -> str:
+    """The command that trains the run."""
+    known = run.result.get("command") or next((j.command for j in run.jobs if j.stage is None), None)
+    return str(known or "not recorded")
+
+
+def by_kind(run: Run) -> list[tuple[str, str, float]]:
+    """Encoded bytes by direction and kind of message."""
+    known = run.result.get("bytes")
+    rows = []
+    for direction, kinds in (known if isinstance(known, Mapping) else {}).items():
+        if isinstance(kinds, Mapping):
+            rows += [(str(direction), str(kind), float(b)) for kind, b in kinds.items() if isinstance(b, int | float)]
+    return rows
+
+
+def machine(run: Run) -> str:
+    """The environment in one line."""
+    known, packages = run.environment, run.environment.get("packages")
+    torch = packages.get("torch") if isinstance(packages, Mapping) else None
+    items = (("ssl_split", known.get("ssl_split")), ("commit", known.get("commit")), ("Python", known.get("python")), ("torch", torch),
+             ("", known.get("cuda") or known.get("processor")), ("threads", known.get("threads")))
+    return ", ".join(f"{name} {value}".strip() for name, value in items if value) or "not recorded"
+
+
+def as_yaml(values: Mapping[str, Any]) -> str:
+    """A mapping as text for reading."""
+    return str(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
+
+
+def markdown(value: object) -> str:
+    """Text that cannot become markup in Markdown, nor leave its table cell."""
+    escaped = re.sub(r"([\\`*_{}\[\]()#+!|<>~$])", r"\\\1", " ".join(str(value).split()))
+    return escaped.replace("&", "&amp;").replace("\\<", "&lt;").replace("\\>", "&gt;")
+
+
+def code(value: object) -> str:
+    """Text for a code span in Markdown."""
+    return "`" + " ".join(str(value).split()).replace("`", "'").replace("|", "\\|") + "`"
+
+
+def context(study: Study, drawings: list[Drawing], out: Path) -> dict[str, Any]:
+    """What both templates are given."""
+    shown = columns(study)
+    exceptions = [(g, said) for g in study.groups if (said := verdicts.verdict(g))]
+    return {
+        "study": study, "groups": study.groups, "runs": study.runs, "columns": shown, "parts": parts(shown), "drawings": drawings,
+        "sentences": verdicts.sentences(study), "exceptions": exceptions, "flags": flags(study), "pictures": pictures(study, out),
+        "problems": [g for g in study.groups if g.problems], "attack_column": next((c.key for c in shown if c.part == ATTACK), None), "settings": any(g.setting for g in study.groups),
+        "monitor": study.accuracy == MONITOR, "anchor": anchor, "seed_value": seed_value, "command": command, "machine": machine, "by_kind": by_kind,
+        "as_yaml": as_yaml, "write": text.FORMATS, "spread": text.spread, "took": text.seconds, "score": text.score, "ratio": text.ratio,
+        "percent": text.percent, "place": lambda path: Path(os.path.relpath(path, out)).as_posix(),
+        "again": "python -m ssl_split.report " + shlex.quote(str(study.collection.directory)),
+    }
+
+
+def html(study: Study, drawings: list[Drawing], out: Path) -> str:
+    """The page. Every text is escaped; only the report's own drawings and style sheet are markup."""
+    made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+                       lstrip_blocks=True)
+    values = context(study, drawings, out)
+    values["style"] = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
+    values["svg"] = {d.name: Markup(d.svg) for d in drawings}
+    return made.get_template("page.html.j2").render(values)
+
+
+def as_markdown(study: Study, drawings: list[Drawing], out: Path) -> str:
+    """The Markdown file; texts go through the filters `md` and `code`."""
+    made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=False, undefined=StrictUndefined, trim_blocks=True,
+                       lstrip_blocks=True)
+    made.filters.update(md=markdown, code=code)
+    return made.get_template("report.md.j2").render(context(study, drawings, out))

@@ -1,0 +1,280 @@
+"""The study behind the report: runs grouped by what was set, seeds summarised, every number with the runs it came from."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from probes.statistics import summarise
+from ssl_split.config import UNFINGERPRINTED
+from ssl_split.report.collect import FINISHED, Collection, Outcome, Run
+
+BOUNDS = ("blind", "oracle")
+"""Attacks that are yardsticks, not attackers: never chosen as the strongest."""
+
+MONITOR = "kNN on validation images"
+"""Accuracy of last resort: what the training itself measured."""
+
+HEADLINES = ("linear", "finetune", "knn")
+"""Probes in the order in which one of them is chosen as the headline accuracy."""
+
+APART = frozenset({"algorithm", "cut", "seed", *UNFINGERPRINTED})
+"""Fields that never make a setting of their own."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """One number over the seeds of a group.
+
+    Attributes:
+        mean: Mean over training seeds; the number itself for one.
+        sd: Standard deviation over seeds, None for one.
+        low, high: 95 % interval: over images for one run, t over seeds from three on, else None.
+        n: Seeds.
+        parts: Anchor and number of every run.
+    """
+
+    mean: float
+    sd: float | None
+    low: float | None
+    high: float | None
+    n: int
+    parts: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """All seeds of one setting.
+
+    Attributes:
+        anchor: Where the page lists its runs.
+        algorithm, cut: What is compared.
+        setting: Other fields that differ in the study, as text.
+        runs: One per seed, whatever their state.
+        values: Numbers by name; a missing one is absent.
+        probed: The headline probe of every run that has it.
+        strongest: The strongest attack of every run that was attacked.
+        problems: What is missing, with reasons.
+    """
+
+    anchor: str
+    algorithm: str
+    cut: int | str
+    setting: str
+    runs: tuple[Run, ...]
+    values: Mapping[str, Value]
+    probed: tuple[Outcome, ...]
+    strongest: tuple[tuple[Run, Outcome], ...]
+    problems: tuple[str, ...]
+
+    @property
+    def series(self) -> str:
+        """Name of the line it belongs to in a figure."""
+        return f"{self.algorithm}, {self.setting}" if self.setting else self.algorithm
+
+    @property
+    def title(self) -> str:
+        """Name of the group in a sentence."""
+        return f"{self.series} at cut {self.cut}"
+
+    @property
+    def attack(self) -> str:
+        """The strongest attack, counted over seeds where they differ."""
+        names = Counter(o.label for _, o in self.strongest)
+        return ", ".join(f"{name} ({count} of {sum(names.values())})" if len(names) > 1 else name for name, count in names.most_common())
+
+    def mean(self, name: str) -> float | None:
+        """Mean of a value, or None."""
+        return self.values[name].mean if name in self.values else None
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that the pages show."""
+
+    collection: Collection
+    groups: tuple[Group, ...]
+    accuracy: str | None
+    """What the headline accuracy is, or None where nothing was probed."""
+    probes: tuple[str, ...]
+    attacks: tuple[str, ...]
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """All runs."""
+        return self.collection.runs
+
+    @property
+    def series(self) -> list[str]:
+        """Lines in figures."""
+        return list(dict.fromkeys(g.series for g in self.groups))
+
+    @property
+    def cuts(self) -> list[int | str]:
+        """Cuts in order of depth."""
+        return sorted({g.cut for g in self.groups}, key=depth)
+
+
+def depth(cut: int | str) -> tuple[int, int | str]:
+    """Sort key of cuts: numbers, then full, then what is unknown."""
+    return (0, cut) if isinstance(cut, int) else (1, "") if cut == "full" else (2, cut)
+
+
+def study(collection: Collection) -> Study:
+    """Group runs by algorithm, cut and every other field that differs."""
+    varying = _varying(collection.runs)
+    accuracy = _headline(collection.runs)
+    grouped: dict[tuple[Any, ...], list[Run]] = {}
+    for run in collection.runs:
+        setting = ", ".join(f"{name} {_plain(run.config.get(name))}" for name in varying)
+        grouped.setdefault((setting, run.cut, run.algorithm), []).append(run)
+    order = sorted(grouped, key=lambda k: (k[0], depth(k[1])))  # algorithms stay in the order of the sweep
+    groups = tuple(_group(f"group-{i}", *key, sorted(grouped[key], key=_seed), accuracy) for i, key in enumerate(order))
+    return Study(collection, groups, accuracy, _labels(collection.runs, "probe"), _labels(collection.runs, "attack"))
+
+
+def _seed(run: Run) -> tuple[bool, Any]:
+    return not isinstance(run.seed, int), run.seed if isinstance(run.seed, int) else str(run.seed)
+
+
+def _varying(runs: Iterable[Run]) -> list[str]:
+    """Fields in which finished or begun runs differ, besides algorithm, cut and seed."""
+    texts: dict[str, set[str]] = {}
+    for run in runs:
+        for key, value in run.config.items():
+            texts.setdefault(key, set()).add(json.dumps(value, sort_keys=True, default=str))
+    return [k for k, seen in texts.items() if len(seen) > 1 and k not in APART]
+
+
+def _plain(value: Any) -> str:
+    return "none" if value is None else " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _labels(runs: Iterable[Run], kind: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(o.label for run in runs for o in run.of(kind)))
+
+
+def _headline(runs: Sequence[Run]) -> str | None:
+    """The accuracy that stands in the table: a probe on pooled backbone features, the one that most runs have."""
+    for name in HEADLINES:
+        found = Counter(o.label for run in runs for o in run.of("probe") if o.name == name and on_backbone(o))
+        if found:
+            return found.most_common(1)[0][0]
+    if any(run.number("validation_knn", "accuracy") is not None for run in runs):
+        return MONITOR
+    return None
+
+
+def on_backbone(outcome: Outcome) -> bool:
+    """Whether a probe looked at the pooled backbone features (utility), not at the wire (leakage)."""
+    return str(outcome.values.get("features", "backbone")).startswith("backbone")
+
+
+def strongest(run: Run) -> Outcome | None:
+    """The attack with the lowest error on the attacker's own validation images; the targets have no say."""
+    attackers = [o for o in run.of("attack") if o.name not in BOUNDS and o.number("mse") is not None]
+    judged = [o for o in attackers if o.number("validation_mse") is not None]
+    if not judged:
+        return attackers[0] if len(attackers) == 1 else None
+    return min(judged, key=lambda o: o.number("validation_mse") or 0.0)
+
+
+def _group(anchor: str, setting: str, cut: int | str, algorithm: str, runs: list[Run], accuracy: str | None) -> Group:
+    chosen = [(run, found) for run in runs if (found := strongest(run)) is not None]
+    values: dict[str, Value | None] = {}
+    for name in ("mib_per_client", "mib_per_client_closed_form", "mib_per_client_published_formula", "client_parameters",
+                 "client_macs_per_image", "server_parameters", "server_macs_per_image", "loss", "collapse_std", "seconds"):
+        values[name] = summary([(run, run.number(name), None) for run in runs])
+    for name in ("online_to_mean", "momentum_to_mean", "online_to_momentum"):
+        values[name] = summary([(run, run.number("divergence", name), None) for run in runs])
+    values |= _accuracies(runs, accuracy)
+    for name in ("mse", "ssim", "r2"):
+        values[name] = summary([(run, o.number(name), interval(o.values, name)) for run, o in chosen])
+    for name in ("psnr", "blind_mse", "blind_ssim", "untrained_mse", "untrained_ssim", "untrained_r2", "validation_mse"):
+        values[name] = summary([(run, o.number(name), None) for run, o in chosen])
+    return Group(anchor, algorithm, cut, setting, tuple(runs), {k: v for k, v in values.items() if v is not None},
+                 tuple(o for run in runs for o in run.of("probe") if o.label == accuracy), tuple(chosen), tuple(_problems(runs)))
+
+
+def _accuracies(runs: Sequence[Run], accuracy: str | None) -> dict[str, Value | None]:
+    if accuracy == MONITOR:
+        rows = [(run, run.number("validation_knn", "accuracy"), interval({"intervals": {"a": _ends(run.result.get("validation_knn"))}}, "a"))
+                for run in runs]
+        return {"accuracy": summary(rows)}
+    found = [(run, o) for run in runs for o in run.of("probe") if o.label == accuracy]
+    return {
+        "accuracy": summary([(run, o.number("accuracy"), _pair(_ends(o.values))) for run, o in found]),
+        "raw_pixels": summary([(run, o.number("raw_pixels", "accuracy"), _pair(_ends(o.values.get("raw_pixels")))) for run, o in found]),
+        "untrained": summary([(run, o.number("untrained", "accuracy"), _pair(_ends(o.values.get("untrained")))) for run, o in found]),
+    }
+
+
+def _ends(values: Any) -> list[Any]:
+    return [values.get("low"), values.get("high")] if isinstance(values, Mapping) else []
+
+
+def _pair(ends: Any) -> tuple[float, float] | None:
+    """Two numbers, or None."""
+    if isinstance(ends, list | tuple) and len(ends) == 2 and all(isinstance(e, int | float) and e == e for e in ends):
+        return float(ends[0]), float(ends[1])
+    return None
+
+
+def interval(values: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+    """The bootstrap interval of an attack's score."""
+    known = values.get("intervals")
+    return _pair(known.get(name)) if isinstance(known, Mapping) else None
+
+
+def summary(rows: Sequence[tuple[Run, float | None, tuple[float, float] | None]]) -> Value | None:
+    """Numbers of several seeds as one: training seeds are the unit, attacker seeds were averaged inside each.
+
+    Args:
+        rows: Run, its number (None where it is missing), its own interval over images.
+    """
+    known = [(run, value, ends) for run, value, ends in rows if value is not None]
+    if not known:
+        return None
+    parts = tuple((run.anchor, value) for run, value, _ in known)
+    made = summarise([value for _, value, _ in known])
+    if made.n == 1:
+        low, high = known[0][2] or (None, None)
+        return Value(made.mean, None, low, high, 1, parts)
+    return Value(made.mean, made.sd, made.low, made.high, made.n, parts)
+
+
+def _problems(runs: Iterable[Run]) -> list[str]:
+    """What is missing in a group, with reasons."""
+    found = []
+    for run in runs:
+        if run.state != FINISHED:
+            found.append(f"seed {run.seed}: {run.state} ({run.reason})")
+            continue
+        found += [f"seed {run.seed}: {j.label} {j.state}: {j.reason or 'not run yet'}" for j in run.jobs if j.state != "done"]
+        found += [f"seed {run.seed}: {p}" for p in run.problems]
+    return found
+
+
+def pareto(groups: Iterable[Group]) -> list[Group]:
+    """Groups that no other beats in accuracy without leaking more (R2 of the strongest attack), most private first."""
+    placed = [g for g in groups if "accuracy" in g.values and "r2" in g.values]
+    placed.sort(key=lambda g: (g.values["r2"].mean, -g.values["accuracy"].mean))
+    front: list[Group] = []
+    for group in placed:
+        if not front or group.values["accuracy"].mean > front[-1].values["accuracy"].mean:
+            front.append(group)
+    return front
+
+
+def ruler(groups: Iterable[Group], name: str) -> dict[int | str, float]:
+    """A ruler per cut: mean over the groups at it."""
+    found: dict[int | str, list[float]] = {}
+    for group in groups:
+        value = group.mean(name)
+        if value is not None:
+            found.setdefault(group.cut, []).append(value)
+    return {cut: fmean(values) for cut, values in sorted(found.items(), key=lambda item: depth(item[0]))}

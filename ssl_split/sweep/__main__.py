@@ -1,0 +1,100 @@
+"""Command line of sweeps: `python -m ssl_split.sweep FILE.yaml`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ssl_split import config as configuration, fields
+from ssl_split.config import Config
+from ssl_split.files import replace_file
+from ssl_split.report import build as report
+from ssl_split.run import command_line
+from ssl_split.sweep import plan
+from ssl_split.sweep.book import DONE, FAILED, FILE, SKIPPED, Book
+from ssl_split.sweep.execute import execute
+from ssl_split.sweep.jobs import Job, jobs
+
+EPILOG = """\
+Any field of a run is a flag too (see `python -m ssl_split.train --help`) and replaces what the file says; a field that is an axis
+becomes a single value. For example: --data-dir DIR, --device cuda, --seed 0, --max-steps 2 (a trial).
+
+What exists is not run again: start the same command again after Ctrl-C, a failure or a longer list of values."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The sweep's own arguments; all others are fields of a run."""
+    made = argparse.ArgumentParser(prog="python -m ssl_split.sweep", description="Train, probe and attack over cuts x algorithms x seeds, "
+                                   "then write the report.", epilog=EPILOG, allow_abbrev=False, usage="%(prog)s FILE.yaml [flags]",
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("file", metavar="FILE.yaml", help="sweep file, e.g. configs/sweeps/quick.yaml")
+    made.add_argument("--out", metavar="DIR", help="the sweep's directory [sweeps/<name of the file>]")
+    made.add_argument("--list", action="store_true", help="print the commands and how each job stands, and run nothing")
+    made.error = _refuse  # type: ignore[method-assign, assignment]
+    return made
+
+
+def _refuse(message: str) -> None:
+    raise ValueError(f"{message} (usage: python -m ssl_split.sweep FILE.yaml [flags])")
+
+
+def overrides(words: Sequence[str]) -> dict[str, Any]:
+    """Fields of a run given as flags, as nested values."""
+    stray = [w for i, w in enumerate(words) if not w.startswith("--") and i == 0]
+    if stray:
+        raise ValueError(f"unknown argument {stray[0]} (usage: python -m ssl_split.sweep FILE.yaml [flags])")
+    return fields.set_flags(Config, fields.flags(Config, "python -m ssl_split.sweep", "").parse_args(words))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a sweep; 0 when every job is done."""
+    known, rest = parser().parse_known_args(list(argv))
+    sweep = plan.read(known.file, overrides=overrides(rest))
+    directory = Path(known.out or Path("sweeps") / sweep.name)
+    work = jobs(sweep, directory)
+    if known.list:
+        return show(work)
+    text = configuration.find(known.file).read_text(encoding="utf-8")
+    replace_file(directory / "sweep.yaml", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    header = {"name": sweep.name, "question": sweep.question, "command": command_line(),
+              "axes": {k: list(v) for k, v in sweep.axes.items()}}
+    book = Book(directory, work, header)
+    print(f"sweep {sweep.name}: {len(work)} jobs ({len(sweep.cells)} trainings, {len(sweep.stages)} stages each) in {directory}",
+          file=sys.stderr, flush=True)
+    try:
+        execute(work, book)
+    except KeyboardInterrupt:
+        print(f"stopped; the same command goes on, and `python -m ssl_split.report {directory}` shows what there is", file=sys.stderr)
+        return 130
+    return finish(book, work)
+
+
+def finish(book: Book, work: Sequence[Job]) -> int:
+    """Write the report, name what failed, and say where to look."""
+    written = report.write(book.directory)
+    counts = book.count()
+    for entry in book.entries.values():
+        if entry["state"] == FAILED:
+            print(f"failed: {entry['label']}: {entry['reason']} (log: {book.directory / entry['log']})", file=sys.stderr)
+    bad = counts[FAILED] + counts[SKIPPED]
+    if bad:
+        print(f"{bad} of {len(work)} jobs have no result ({counts[FAILED]} failed, {counts[SKIPPED]} depend on a failed one); the same "
+              "command tries them again", file=sys.stderr)
+    print(f"report: {written}")
+    return 1 if bad else 0
+
+
+def show(work: Sequence[Job]) -> int:
+    """Print the commands."""
+    done = [job.result() is not None for job in work]
+    for job, is_done in zip(work, done, strict=True):
+        print(f"{job.command}   # {DONE if is_done else 'to do'}")
+    print(f"# {len(work)} jobs, {sum(done)} done; states and times are in {FILE} of the sweep's directory", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(fields.command(main))

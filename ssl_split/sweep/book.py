@@ -1,0 +1,93 @@
+"""The job list on disk: `jobs.json` in the sweep's directory says what every job is, how it stands and how long it took."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from ssl_split.config import RESULTS_VERSION
+from ssl_split.files import read_json, write_json
+from ssl_split.sweep.jobs import Job
+
+FILE = "jobs.json"
+WAITING, RUNNING, DONE, FAILED, SKIPPED = "waiting", "running", "done", "failed", "skipped"
+
+
+class Book:
+    """States of all jobs, written to disk at every change.
+
+    Args:
+        directory: The sweep's directory.
+        plan: Its jobs, in order.
+        header: What else the report needs: name and question of the sweep, its axes.
+    """
+
+    def __init__(self, directory: Path, plan: Sequence[Job], header: dict[str, Any]) -> None:
+        self.directory, self.header = directory, header
+        self.entries = {job.key: _entry(job, directory) for job in plan}
+
+    def restore(self) -> None:
+        """Take durations over from an earlier start; states are judged anew by the files that exist."""
+        file = self.directory / FILE
+        try:
+            earlier = {e["key"]: e for e in read_json(file)["jobs"]} if file.is_file() else {}
+        except (ValueError, KeyError, TypeError):
+            earlier = {}
+        for key, entry in self.entries.items():
+            entry["seconds"] = earlier.get(key, {}).get("seconds")
+
+    def set(self, job: Job, state: str, *, reason: str | None = None, seconds: float | None = None, pid: int | None = None) -> None:
+        """Note how a job stands, and write the file."""
+        self.note(job, state, reason=reason, seconds=seconds, pid=pid)
+        self.write()
+
+    def note(self, job: Job, state: str, *, reason: str | None = None, seconds: float | None = None, pid: int | None = None) -> None:
+        """Note how a job stands; `write` puts it on disk."""
+        entry = self.entries[job.key]
+        entry.update(state=state, reason=reason, pid=pid)
+        if seconds is not None:
+            entry["seconds"] = round(seconds, 3)
+        result = job.result() if state == DONE else None
+        entry["result"] = relative(result, self.directory) if result else None
+
+    def write(self) -> None:
+        """Write `jobs.json`."""
+        write_json(self.directory / FILE, {**self.header, "results_version": RESULTS_VERSION, "jobs": list(self.entries.values())})
+
+    def state(self, key: str) -> str:
+        """How a job stands."""
+        return str(self.entries[key]["state"])
+
+    def count(self) -> Counter[str]:
+        """How many jobs stand how."""
+        return Counter(e["state"] for e in self.entries.values())
+
+    def seconds_left(self) -> float | None:
+        """Time for the jobs that are left, from the mean duration of their sort; None before anything was measured."""
+        measured: dict[str, list[float]] = {}
+        for e in self.entries.values():
+            if e["state"] == DONE and e["seconds"] is not None:
+                measured.setdefault(e["sort"], []).append(e["seconds"])
+        if not measured:
+            return None
+        overall = fmean([s for group in measured.values() for s in group])
+        left = [e for e in self.entries.values() if e["state"] in (WAITING, RUNNING)]
+        return sum(fmean(measured[e["sort"]]) if e["sort"] in measured else overall for e in left)
+
+
+def _entry(job: Job, directory: Path) -> dict[str, Any]:
+    stage = {"kind": job.stage.kind, "name": job.stage.name, "options": dict(job.stage.given)} if job.stage else None
+    return {"key": job.key, "label": job.label, "sort": job.sort, "setting": dict(job.setting), "stage": stage,
+            "run": relative(job.run, directory), "command": job.command, "needs": job.needs, "log": f"logs/{job.key}.log",
+            "state": WAITING, "reason": None, "seconds": None, "pid": None, "result": None}
+
+
+def relative(path: Path, directory: Path) -> str:
+    """A path as seen from the sweep's directory, so that the directory can be moved."""
+    return Path(os.path.relpath(path, directory)).as_posix()
+
+

@@ -1,0 +1,261 @@
+"""What a sweep is: a YAML file, read, checked as a whole before anything starts, and multiplied out into configurations.
+
+    question: Where should the network be cut?         # printed on top of the report
+    config: default.yaml                               # what every run starts from
+    fixed: {rounds: 20, partition.kind: iid}           # fields of every run
+    axes: {seed: [0, 1], algorithm: [mocosfl, monacosfl], cut: [1, 7, 13]}
+    stages:                                            # after each training
+      - {probe: linear}
+      - {attack: decoder, preset: published}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import importlib
+import itertools
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssl_split import config as configuration, fields
+from ssl_split.config import Config
+
+KEYS = ("question", "config", "fixed", "axes", "stages")
+QUESTION = "Where should the network be cut?"
+DEFAULT_CONFIG = "default.yaml"
+RESERVED = {"out": "the sweep puts all runs into its own directory (--out)"}
+
+STAGES: dict[str, dict[str, str]] = {
+    "probe": {"linear": "probes.linear", "knn": "probes.knn", "finetune": "probes.finetune"},
+    "attack": {"blind": "attacks.invert", "ridge": "attacks.invert", "decoder": "attacks.invert"},
+}
+"""Kind of stage -> name -> module of its command."""
+
+SECTIONS = {"probe": "probes", "attack": "attacks"}
+"""Kind of stage -> folder of its results in the run directory."""
+
+ELSEWHERE = ("checkpoint", "out")
+"""Options of a stage's command that the sweep fills in."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command after training.
+
+    Attributes:
+        kind: `probe` or `attack`.
+        name: Name in the result file.
+        module: What `python -m` runs.
+        given: Options as the sweep file gives them.
+        options: All options of the command, defaults included: what the result must have been made with.
+    """
+
+    kind: str
+    name: str
+    module: str
+    given: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """Short text that tells this stage from others."""
+        extra = " ".join(f"{k}={v}" for k, v in self.given.items())
+        return f"{self.kind} {self.name}" + (f" {extra}" if extra else "")
+
+    def arguments(self, run: Path) -> tuple[str, ...]:
+        """Words after `python -m`."""
+        method = {"method": self.name} if self.kind == "attack" else {}
+        return (self.module, "--checkpoint", str(run), *flag_words({**method, **self.given}))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the sweep: its place on the axes and its configuration."""
+
+    place: Mapping[str, Any]
+    config: Config
+    flags: Mapping[str, Any]
+    """Fields that differ from the base configuration on purpose; they become flags."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A checked sweep."""
+
+    name: str
+    question: str
+    base: str
+    axes: Mapping[str, tuple[Any, ...]]
+    cells: tuple[Cell, ...]
+    stages: tuple[Stage, ...]
+
+
+def paths(cls: type, prefix: str = "") -> list[str]:
+    """Dotted names of all fields of a dataclass, sections opened."""
+    hints = typing.get_type_hints(cls)
+    names: list[str] = []
+    for f in dataclasses.fields(cls):
+        hint = hints[f.name]
+        names += paths(hint, f"{prefix}{f.name}.") if dataclasses.is_dataclass(hint) else [prefix + f.name]
+    return names
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return flat
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted names as nested sections."""
+    made: dict[str, Any] = {}
+    for path, value in flat.items():
+        *sections, name = path.split(".")
+        inner = made
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[name] = value
+    return made
+
+
+def flag_words(values: Mapping[str, Any]) -> list[str]:
+    """Fields as command-line flags."""
+    words: list[str] = []
+    for path, value in values.items():
+        texts = value if isinstance(value, list | tuple) else [value]
+        words += ["--" + path.replace("_", "-"), *(_text(v) for v in texts)]
+    return words
+
+
+def _text(value: Any) -> str:
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def read(path: str | Path, *, overrides: Mapping[str, Any] | None = None) -> Sweep:
+    """Read and check a sweep file.
+
+    Args:
+        path: YAML file, as given or among those installed with the package.
+        overrides: Nested fields that replace the file's; one that is an axis leaves that axis a single value.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: one sentence that names what is wrong and the nearest legal name.
+    """
+    file = configuration.find(str(path))
+    values = fields.read_yaml(file)
+    _known(values, KEYS, f"key in {file.name}")
+    base = values.get("config") or DEFAULT_CONFIG
+    over = flatten(overrides or {})
+    axes = _axes(values.get("axes") or {}, over)
+    fixed = {**_fixed(values.get("fixed") or {}), **{k: v for k, v in over.items() if k not in axes}}
+    both = sorted(set(fixed) & set(axes))
+    if both:
+        raise ValueError(f"{both[0]} is both fixed and an axis: keep one of the two")
+    cells = tuple(_cells(str(base), fixed, axes))
+    stages = tuple(_stage(s) for s in _list(values.get("stages") or [], "stages"))
+    for stage in stages:
+        if stages.count(stage) > 1:
+            raise ValueError(f"the stage {stage.label} stands in {file.name} twice")
+    return Sweep(file.stem, str(values.get("question") or QUESTION), str(base), axes, cells, stages)
+
+
+def _known(names: Mapping[str, Any], legal: Sequence[str], what: str) -> None:
+    for name in names:
+        if name not in legal:
+            close = difflib.get_close_matches(str(name), legal, n=1, cutoff=0.5)
+            listed = ", ".join(legal) if len(legal) < 30 else "any flag of `python -m ssl_split.train --help`"
+            raise ValueError(f"unknown {what}: {name!r}" + (f", did you mean {close[0]}?" if close else f" (legal: {listed})"))
+
+
+def _list(values: Any, what: str) -> list[Any]:
+    if not isinstance(values, list):
+        raise ValueError(f"{what} must be a list, not {values!r}")
+    return values
+
+
+def _fixed(values: Any) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"fixed must hold `field: value` lines, not {values!r}")
+    flat = flatten(values)
+    _known(flat, paths(Config), "field in fixed")
+    for name in RESERVED.keys() & flat.keys():
+        raise ValueError(f"{name} cannot be fixed in a sweep: {RESERVED[name]}")
+    return flat
+
+
+def _axes(values: Any, over: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"axes must hold `field: [values]` lines, not {values!r}")
+    _known(values, [p for p in paths(Config) if p not in RESERVED], "axis")
+    axes: dict[str, tuple[Any, ...]] = {}
+    for name, choices in values.items():
+        listed = [over[name]] if name in over else _list(choices, f"axis {name}")
+        if not listed:
+            raise ValueError(f"axis {name} has no values")
+        twice = [v for i, v in enumerate(listed) if v in listed[:i]]
+        if twice:
+            raise ValueError(f"axis {name} holds {twice[0]!r} twice")
+        axes[name] = tuple(listed)
+    return axes
+
+
+def _cells(base: str, fixed: Mapping[str, Any], axes: Mapping[str, tuple[Any, ...]]) -> list[Cell]:
+    """The first axis turns slowest."""
+    start = fields.read_yaml(configuration.find(base))
+    cells: list[Cell] = []
+    seen: dict[str, Mapping[str, Any]] = {}
+    for values in itertools.product(*axes.values()):
+        place = dict(zip(axes, values, strict=True))
+        made = configuration.from_dict(fields.merge(start, nest({**fixed, **place})))
+        check_network(made)
+        if made.fingerprint in seen:
+            raise ValueError(f"{place} and {dict(seen[made.fingerprint])} are one and the same run: an axis holds a field that changes no "
+                             "number")
+        seen[made.fingerprint] = place
+        cells.append(Cell(place, made, {**fixed, **place}))
+    return cells
+
+
+@functools.cache
+def _assemble(config: Config) -> None:
+    from ssl_split.models.split import assemble  # torch is slow to import, and only this check needs it
+
+    assemble(config, image_size=config.image_size or 32)
+
+
+def check_network(config: Config) -> None:
+    """Refuse a cut, or a bottleneck at it, that the network does not have; nothing is computed (meta device).
+
+    Raises:
+        ValueError: it names the legal cuts.
+    """
+    known = Config()
+    same = {name: getattr(config, name) for name in ("arch", "width", "norm", "stem", "head", "cut", "bottleneck", "image_size")}
+    _assemble(dataclasses.replace(known, **same))
+
+
+def _stage(values: Any) -> Stage:
+    if not isinstance(values, Mapping) or len(values.keys() & STAGES.keys()) != 1:
+        raise ValueError(f"a stage is {{probe: NAME, ...}} or {{attack: NAME, ...}}, not {values!r}")
+    kind = next(k for k in STAGES if k in values)
+    name = values[kind]
+    _known({name: None}, tuple(STAGES[kind]), kind)
+    module = STAGES[kind][name]
+    given = {k: v for k, v in values.items() if k != kind}
+    options = _options(module)
+    _known(flatten(given), [p for p in paths(options) if p not in (*ELSEWHERE, "method")], f"option of {kind} {name}")
+    full = fields.to_dict(fields.build(options, nest(given) | ({"method": name} if kind == "attack" else {})))
+    return Stage(kind, name, module, flatten(given), flatten({k: v for k, v in full.items() if k not in ELSEWHERE}))
+
+
+def _options(module: str) -> type:
+    """The dataclass of a command's flags: a sweep file and a flag meet the same check."""
+    return typing.cast(type, importlib.import_module(module).Options)

@@ -1,0 +1,172 @@
+"""The page stands alone, escapes what it shows, and every number leads to the run it came from."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import synthetic_runs as made
+import yaml
+
+from ssl_split.report import build
+from ssl_split.report.__main__ import main
+
+VOID = {"meta", "link", "img", "br", "hr", "input", "path", "use", "rect", "circle"}
+
+
+class Page(HTMLParser):
+    """What the tests ask of a page: tags, ids, links, and the text of number cells inside and outside links."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.numbers: list[str] = []
+        self.bare: list[str] = []
+        self._open: list[tuple[str, str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {k: v or "" for k, v in attrs}
+        self.tags.append(tag)
+        self.ids += [values["id"]] if "id" in values else []
+        self.links += [values[k] for k in ("href", "src", "srcset", "data", "action", "poster", "xlink:href") if k in values]
+        if tag not in VOID:
+            self._open.append((tag, values.get("class", "")))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self._open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._open and self._open.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        cell = next((i for i, (tag, _) in enumerate(self._open) if tag == "td"), None)
+        if cell is None or "num" not in self._open[cell][1] or not re.search(r"\d", data):
+            return
+        inside = {tag for tag, _ in self._open[cell:]}
+        if "a" in inside:
+            self.numbers.append(data)
+        elif "small" not in inside:  # the spread stands beside its linked mean
+            self.bare.append(data)
+
+
+def page(directory: Path) -> str:
+    """The report's page."""
+    return build.write(directory).read_text(encoding="utf-8")
+
+
+def test_every_number_leads_to_an_anchor_that_exists(tmp_path: Path) -> None:
+    """6 settings with 13 numbers each in the table, 3 seeds with 8 each below, and two tables of all results."""
+    made.make_study(tmp_path)
+    found = Page(page(tmp_path))
+    assert found.bare == []
+    assert len(found.numbers) > 6 * 13 + 18 * 8
+    inner = [link for link in found.links if link.startswith("#")]
+    assert {link[1:] for link in inner} <= set(found.ids)
+    assert len(set(found.ids)) == len(found.ids)
+    runs = [i for i in found.ids if i.startswith("run-")]
+    assert len(runs) == 18
+    assert all(f"#{r}" in inner for r in runs)
+
+
+def test_the_page_asks_for_nothing_from_outside(tmp_path: Path) -> None:
+    made.make_study(tmp_path, seeds=1)
+    text = page(tmp_path)
+    found = Page(text)
+    assert not set(found.tags) & {"script", "link", "iframe", "object", "embed", "base", "form"}
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in found.links)
+    assert not re.findall(r"url\((?!#)", text)
+    assert "@import" not in text
+    outside = set(re.findall(r"https?://[^\s\"'<>]+", text))
+    assert outside <= {"http://www.w3.org/2000/svg"}  # the name of a namespace, which nothing fetches
+    assert text.count("<svg") == 9
+    assert text.count("data:image/png") == 6
+
+
+def test_all_files_are_written(tmp_path: Path) -> None:
+    made.make_study(tmp_path, seeds=1)
+    build.write(tmp_path)
+    names = {p.stem for p in (tmp_path / "figures").glob("*.svg")}
+    assert names == {"accuracy", "traffic", "reconstruction", "plane", "divergence", "curve-loss", "curve-validation-knn",
+                     "curve-online-to-momentum", "curve-online-to-mean"}
+    assert {p.stem for p in (tmp_path / "figures").glob("*.png")} == names
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert all((tmp_path / link).is_file() for link in re.findall(r"!\[[^]]*\]\(<?([^)>]+)>?\)", text))
+    anchors = set(re.findall(r'<a id="([^"]+)"></a>', text)) | {"missing"}
+    assert {link for link in re.findall(r"\]\(#([^)]+)\)", text)} <= anchors
+
+
+def test_equal_files_give_an_equal_page(tmp_path: Path) -> None:
+    made.make_study(tmp_path, seeds=1, cuts=(1,))
+    assert page(tmp_path) == page(tmp_path)
+
+
+def test_names_and_values_cannot_become_markup(tmp_path: Path) -> None:
+    evil = "<script>alert('x')<b>\"&| `[a](b)"
+    run = made.make_run(tmp_path / "runs")
+    run = run.rename(run.parent / evil)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(config | {"algorithm": evil, "data_dir": "</pre>" + evil, "dataset": evil}))
+    made.add_probe(run, 0.5, name=evil.replace("/", ""), features="backbone")
+    made.add_attack(run, 0.03)
+    made.write_json(run / "env.json", {"commit": "</style>" + evil})
+    made.write_json(tmp_path / "runs" / "jobs.json", {"name": evil, "question": evil, "command": evil, "jobs": [
+        {"run": evil, "label": evil, "state": "failed", "reason": "</dl>" + evil, "command": evil, "log": evil, "stage": None,
+         "setting": {}}]})
+    text = page(tmp_path / "runs")
+    found = Page(text)
+    assert "script" not in found.tags
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+    assert text.count("</style>") == 1
+    markdown = (tmp_path / "runs" / "report.md").read_text(encoding="utf-8")
+    without_code = re.sub(r"`[^`]*`", "", markdown.replace("\\`", ""))
+    assert "<script" not in without_code
+    assert "[a](b)" not in without_code
+
+
+def test_images_without_labels(tmp_path: Path) -> None:
+    """No probe and no kNN check: the page has no accuracy and says why."""
+    run = made.make_run(tmp_path, dataset="photos")
+    result = (run / "result.json").read_text().replace('"validation_knn": {"accuracy": 0.5, "low": 0.45, "high": 0.55}',
+                                                       '"validation_knn": null')
+    (run / "result.json").write_text(result)
+    made.add_attack(run, 0.03)
+    text = page(tmp_path)
+    assert "probes need labels" in text
+    assert ">Accuracy <small>" not in text
+    assert "figures/accuracy.svg" not in text
+    assert "figures/reconstruction.svg" in text
+
+
+def test_a_single_run_a_folder_and_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = made.make_run(tmp_path / "runs")
+    assert main([str(run), "--out", str(tmp_path / "elsewhere")]) == 0
+    assert capsys.readouterr().out == f"report: {tmp_path / 'elsewhere' / 'report.html'}\n"
+    assert not (run / "report.html").exists()
+    assert main([str(tmp_path / "runs")]) == 0
+    assert (tmp_path / "runs" / "results.csv").read_text().count("\n") == 2
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no run in"):
+        main([str(tmp_path / "empty")])
+    with pytest.raises(FileNotFoundError, match="no directory"):
+        main([str(tmp_path / "nowhere")])
+    with pytest.raises(ValueError, match="unrecognized arguments"):
+        main([str(run), "--opne"])
+
+
+def test_a_run_without_anything_measured(tmp_path: Path) -> None:
+    """Only a configuration: an unfinished run is a row, not a crash."""
+    run = made.make_run(tmp_path, finished=False)
+    (run / "metrics.jsonl").unlink()
+    (run / "env.json").unlink()
+    text = page(tmp_path)
+    assert "the training has not finished" in text
+    assert "There are no numbers to draw yet." in text

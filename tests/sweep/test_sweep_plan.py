@@ -1,0 +1,158 @@
+"""A sweep file becomes the jobs it names, and a mistake in it becomes one sentence before anything starts."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ssl_split import config as configuration, fields
+from ssl_split.config import Config
+from ssl_split.sweep import plan
+from ssl_split.sweep.__main__ import main
+from ssl_split.sweep.jobs import finished_run, jobs, stage_result
+
+BASE: dict[str, Any] = {
+    "config": "default.yaml",
+    "fixed": {"width": 0.125, "rounds": 2, "partition": {"kind": "dirichlet"}},
+    "axes": {"seed": [0, 1], "partition.beta": [0.1, 0.5], "algorithm": ["mocosfl", "monacosfl"], "cut": [1, 13, "full"]},
+    "stages": [{"probe": "linear", "epochs": 3}, {"probe": "knn"}, {"probe": "knn", "features": "smashed"}],
+}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    """The base sweep with some keys replaced; None removes a key."""
+    file = folder / "trial.yaml"
+    file.write_text(yaml.safe_dump({k: v for k, v in {**BASE, **changes}.items() if v is not None}, sort_keys=False))
+    return file
+
+
+def test_job_list_is_the_product_of_the_axes(tmp_path: Path) -> None:
+    """2 seeds x 2 betas x 2 algorithms x 3 cuts, each with 3 stages: 24 trainings, 72 stages, all different."""
+    sweep = plan.read(write(tmp_path))
+    work = jobs(sweep, tmp_path / "out")
+    assert len(sweep.cells) == 24
+    assert len(work) == 24 * 4
+    assert sum(j.stage is None for j in work) == 24
+    assert len({j.key for j in work}) == len({j.command for j in work}) == 96
+    assert len({j.run for j in work}) == 24
+    assert {j.needs for j in work if j.stage} == {j.key for j in work if not j.stage}
+
+
+def test_first_axis_turns_slowest(tmp_path: Path) -> None:
+    cells = plan.read(write(tmp_path)).cells
+    assert [c.place["seed"] for c in cells] == [0] * 12 + [1] * 12
+    assert [c.place["cut"] for c in cells[:4]] == [1, 13, "full", 1]
+
+
+def test_commands_set_what_the_file_says(tmp_path: Path) -> None:
+    """The flags of each command, parsed as the training parses them, give the run directory that the job waits for."""
+    work = [j for j in jobs(plan.read(write(tmp_path)), tmp_path / "out") if j.stage is None]
+    for job in work:
+        words = shlex.split(job.command)
+        assert words[:5] == ["python", "-m", "ssl_split.train", "--config", "default.yaml"]
+        over = fields.set_flags(Config, fields.flags(Config, "", "").parse_args(words[5:]))
+        made = configuration.from_dict(fields.merge(fields.read_yaml(configuration.find("default.yaml")), over))
+        assert made.run_dir == job.run
+    assert len(work) == 24
+
+
+@pytest.mark.parametrize(("value", "words"), [
+    (None, ["--clients-per-round", "none"]), (True, ["--clients-per-round", "true"]), (5e-4, ["--clients-per-round", "0.0005"]),
+    ([0.1, 0.2], ["--clients-per-round", "0.1", "0.2"]),
+])
+def test_values_as_flags(value: Any, words: list[str]) -> None:
+    assert plan.flag_words({"clients_per_round": value}) == words
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"axes": {"algoritm": ["mocosfl"]}}, "did you mean algorithm"),
+    ({"axes": {"partition.bet": [0.1]}}, "did you mean partition.beta"),
+    ({"fixed": {"widht": 1.0}}, "did you mean width"),
+    ({"fixed": {"out": "x"}}, "out cannot be fixed"),
+    ({"axes": {"algorithm": ["mocosfll"]}}, "did you mean mocosfl"),
+    ({"axes": {"cut": [1, 2]}}, "legal cuts are 0, 1, 3, 5"),
+    ({"axes": {"seed": 0}}, "must be a list"),
+    ({"axes": {"seed": []}}, "no values"),
+    ({"axes": {"seed": [0, 0]}}, "twice"),
+    ({"axes": {"width": [0.125]}}, "both fixed and an axis"),
+    ({"axes": {"device": ["cpu", "auto"]}}, "one and the same run"),
+    ({"stages": [{"probe": "linaer"}]}, "did you mean linear"),
+    ({"stages": [{"prob": "linear"}]}, "a stage is"),
+    ({"stages": [{"probe": "linear", "epoch": 3}]}, "did you mean epochs"),
+    ({"stages": [{"probe": "linear", "epochs": 0}]}, "at least 1"),
+    ({"stages": [{"probe": "knn"}, {"probe": "knn"}]}, "twice"),
+    ({"stages": [{"probe": "knn", "checkpoint": "x"}]}, "checkpoint"),
+    ({"stage": []}, "did you mean stages"),
+    ({"config": "defualt.yaml"}, "no configuration file"),
+])
+def test_mistakes_are_one_sentence(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        plan.read(write(tmp_path, **changes))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_flags_replace_fields_and_axes(tmp_path: Path) -> None:
+    sweep = plan.read(write(tmp_path), overrides={"seed": 7, "rounds": 1, "partition": {"beta": 0.3}})
+    assert len(sweep.cells) == 6
+    assert {c.config.seed for c in sweep.cells} == {7}
+    assert {c.config.rounds for c in sweep.cells} == {1}
+    assert {c.config.partition.beta for c in sweep.cells} == {0.3}
+
+
+def test_a_sweep_needs_neither_axes_nor_stages(tmp_path: Path) -> None:
+    work = jobs(plan.read(write(tmp_path, axes=None, stages=None)), tmp_path)
+    assert len(work) == 1
+
+
+def test_list_prints_every_command_and_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(write(tmp_path)), "--list", "--out", str(tmp_path / "out"), "--seed", "0"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 48
+    assert all(line.startswith("python -m ") and line.endswith("# to do") for line in lines)
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_flags_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="did you mean --seed"):
+        main([str(write(tmp_path)), "--sed", "1"])
+    with pytest.raises(ValueError, match="unknown argument extra"):
+        main([str(write(tmp_path)), "extra"])
+
+
+def put(folder: Path, **values: Any) -> Path:
+    """A result file with these values."""
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(values))
+    return folder / "result.json"
+
+
+def test_a_stage_is_done_by_the_result_with_its_options(tmp_path: Path) -> None:
+    """Name, every recorded option (defaults included) and the weights must agree; other results do not count."""
+    stages = plan.read(write(tmp_path)).stages
+    linear, knn, smashed = stages
+    run, end = tmp_path / "run", {"file": "step-00000010.safetensors", "finished": True}
+    put(run / "probes" / "knn-1", name="knn", options={"features": "smashed", "k": None, "seed": 0}, checkpoint=end)
+    assert stage_result(run, smashed) == run / "probes" / "knn-1" / "result.json"
+    assert stage_result(run, knn) is None
+    assert stage_result(run, linear) is None
+    put(run / "probes" / "knn-2", name="knn", options={"features": "backbone", "k": 7, "seed": 0}, checkpoint=end)
+    put(run / "probes" / "knn-3", name="knn", options={"features": "backbone", "k": None, "seed": 0}, checkpoint={**end, "finished": False})
+    put(run / "probes" / "knn-4", name="knn", options={"features": "backbone", "k": None, "seed": 0},
+        checkpoint={"file": "best.safetensors", "finished": True})
+    assert stage_result(run, knn) is None
+    wanted = put(run / "probes" / "knn-5", name="knn", options={"features": "backbone", "k": None, "seed": 0}, checkpoint=end)
+    assert stage_result(run, knn) == wanted
+
+
+def test_an_unfinished_or_damaged_run_is_not_done(tmp_path: Path) -> None:
+    assert finished_run(tmp_path) is None
+    (tmp_path / "result.json").write_text('{"finished": fal')
+    assert finished_run(tmp_path) is None
+    (tmp_path / "result.json").write_text('{"finished": true}')
+    assert finished_run(tmp_path) == tmp_path / "result.json"

@@ -1,0 +1,199 @@
+"""A run that was killed and resumed ends bitwise where an uninterrupted one does."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import tiny
+
+from ssl_split import run as runs, train
+from ssl_split.algorithms.table import ALGORITHMS
+from ssl_split.config import Config
+
+
+class Killed(Exception):
+    """Stands for a process that dies between two steps."""
+
+
+def _die_at(monkeypatch: pytest.MonkeyPatch, algorithm: str, step: int) -> None:
+    original = ALGORITHMS[algorithm].step
+
+    def dying(self, state, batch, wire):  # noqa: ANN001, ANN202
+        if state.step == step:
+            raise Killed
+        return original(self, state, batch, wire)
+
+    monkeypatch.setattr(ALGORITHMS[algorithm], "step", dying)
+
+
+def _assert_same_end(a: Path, b: Path) -> None:
+    last_a, last_b = runs.checkpoints(a)[-1], runs.checkpoints(b)[-1]
+    assert last_a.name == last_b.name
+    tensors_a, tensors_b = load_file(last_a), load_file(last_b)
+    assert tensors_a.keys() == tensors_b.keys()
+    assert len(tensors_a) > 20
+    for name in tensors_a:
+        assert torch.equal(tensors_a[name], tensors_b[name]), name
+    rows_a, rows_b = (_rows(p) for p in (last_a, last_b))
+    assert rows_a.keys() == rows_b.keys()
+    assert all(torch.equal(rows_a[k], rows_b[k]) for k in rows_a)
+    assert (a / "metrics.jsonl").read_text() == (b / "metrics.jsonl").read_text()
+    assert (a / "ledger.csv").read_text() == (b / "ledger.csv").read_text()
+    results = [json.loads((p / "result.json").read_text()) for p in (a, b)]
+    for result in results:
+        for key in ("seconds", "images_per_second", "command"):
+            del result[key]
+    assert results[0] == results[1]
+
+
+def _rows(path: Path) -> dict[str, torch.Tensor]:
+    index = runs.read_header(path)["rows"]
+    return {key: load_file(path.parent / shard)[key] for key, shard in index.items()}
+
+
+SETTINGS = {
+    "monacosfl": {"algorithm": "monacosfl"},
+    "mocosfl, 2 of 4 clients drawn, uneven": {"algorithm": "mocosfl", "clients": 4, "clients_per_round": 2, "rounds": 3,
+                                              "partition": {"kind": "quantity", "beta": 1.0}},
+    "monacosfl, aligned every third sync, 2 of 4": {"algorithm": "monacosfl", "clients": 4, "clients_per_round": 2, "rounds": 3,
+                                                    "monacosfl": {"every_syncs": 3}},
+    "moco": {"algorithm": "moco"},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_resumed_run_ends_where_an_uninterrupted_one_does(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint every few steps (seconds=0: every step), death inside the second round, resume."""
+    settings = SETTINGS[name]
+    whole = train.run(tiny(tmp_path / "whole", **settings))
+    config = tiny(tmp_path / "killed", checkpoint_every_seconds=0.0, **settings)
+    with monkeypatch.context() as patch:
+        _die_at(patch, settings["algorithm"], whole.result["steps"] // 2 + 3)
+        with pytest.raises(Killed):
+            train.run(config)
+    with pytest.raises(ValueError, match="unfinished run .* add --resume"):
+        train.run(config)
+    resumed = train.run(config, resume=True)
+    _assert_same_end(whole.path, resumed.path)
+
+
+def test_metrics_written_ahead_of_the_checkpoint_are_cut_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No checkpoint inside a round: death after a sync leaves metrics that the resumed run must write again, not twice."""
+    whole = train.run(tiny(tmp_path / "whole"))
+    config = tiny(tmp_path / "killed", checkpoint_every_seconds=0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_save", _saving_at_round_ends(train._save))
+        _die_at(patch, "monacosfl", 17)
+        with pytest.raises(Killed):
+            train.run(config)
+    assert [p.name for p in runs.checkpoints(config.run_dir)] == ["step-00000010.safetensors"]
+    lines = (config.run_dir / "metrics.jsonl").read_text()
+    (config.run_dir / "metrics.jsonl").write_text(lines + '{"step": 9')  # a torn last line
+    _assert_same_end(whole.path, train.run(config, resume=True).path)
+
+
+def test_death_before_the_first_checkpoint_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train.run(tiny(tmp_path / "whole"))
+    config = tiny(tmp_path / "killed")
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_save", lambda saved, state, *, finished: saved.folder)
+        _die_at(patch, "monacosfl", 17)
+        with pytest.raises(Killed):
+            train.run(config)
+    assert (config.run_dir / "metrics.jsonl").stat().st_size > 0
+    _assert_same_end(whole.path, train.run(config).path)
+
+
+def _saving_at_round_ends(save):  # noqa: ANN001, ANN202
+    def saving(saved, state, *, finished):  # noqa: ANN001, ANN202
+        return save(saved, state, finished=finished) if state.step_in_round == 0 else saved.folder
+
+    return saving
+
+
+def _start(config: Config, *flags: str) -> subprocess.Popen:
+    path = Path(config.out) / "config.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    import yaml
+
+    path.write_text(yaml.safe_dump(config.to_dict()))
+    command = [sys.executable, "-m", "ssl_split.train", "--config", str(path), *flags]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def _wait_for_checkpoint(config: Config, process: subprocess.Popen, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        if runs.checkpoints(config.run_dir):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no checkpoint: {process.communicate()}")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_sigterm_saves_and_names_resume_and_kill_9_loses_nothing(tmp_path: Path) -> None:
+    settings = {"rounds": 6}
+    whole = train.run(tiny(tmp_path / "whole", **settings))
+    config = tiny(tmp_path / "killed", checkpoint_every_seconds=0.0, **settings)
+    first = _start(config)
+    _wait_for_checkpoint(config, first)
+    first.send_signal(signal.SIGTERM)
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 143, errors
+    assert "--resume" in errors.splitlines()[-1]
+    second = _start(config, "--resume")
+    time.sleep(4.0)
+    second.kill()
+    second.communicate()
+    third = _start(config, "--resume")
+    output, errors = third.communicate(timeout=120)
+    assert third.returncode == 0, errors
+    assert output.splitlines()[-1] == str(config.run_dir)
+    _assert_same_end(whole.path, config.run_dir)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_kill_9_at_random_moments(tmp_path: Path) -> None:
+    """Client rows in shards, a checkpoint at every step, ten kills at random times."""
+    settings = {"algorithm": "mocosfl", "clients": 4, "clients_per_round": 2, "rounds": 10}
+    whole = train.run(tiny(tmp_path / "whole", **settings))
+    config = tiny(tmp_path / "killed", checkpoint_every_seconds=0.0, **settings)
+    dice = random.Random(0)
+    for _ in range(10):
+        process = _start(config, "--resume")
+        time.sleep(3 + 4 * dice.random())
+        process.kill()
+        process.communicate()
+    process = _start(config, "--resume")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    _assert_same_end(whole.path, config.run_dir)
+    assert not list(config.run_dir.rglob("*.tmp"))
+
+
+def test_finished_run_is_returned_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny(tmp_path, max_steps=3)
+    first = train.run(config)
+    _die_at(monkeypatch, "monacosfl", 0)
+    assert train.run(config).result == first.result
+
+
+def test_superfluous_checkpoints_and_shards_are_deleted(tmp_path: Path) -> None:
+    config = tiny(tmp_path, algorithm="mocosfl", clients=4, clients_per_round=2, rounds=5, checkpoint_every_seconds=0.0)
+    train.run(config)
+    folder = config.run_dir / "checkpoints"
+    kept = runs.checkpoints(config.run_dir)
+    assert len(kept) == 2
+    named = {shard for path in kept for shard in runs.read_header(path)["rows"].values()}
+    assert {p.name for p in folder.glob("clients-*")} == named
+    assert named
