@@ -9,8 +9,9 @@ Sources: Li et al., ResSFL, CVPR 2022 (arXiv 2205.04007); Li et al., MocoSFL, IC
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import piq
@@ -28,11 +29,14 @@ SSIM_WEIGHT = 0.1
 """Of 1 - SSIM in the loss `mse_ssim`."""
 CHECKS = 20
 """Validations in one cosine of the strong preset."""
-PATIENCE = 8
+PATIENCE = 5
 """Validations in a row without a gain after which a cosine is cut short."""
 GAIN = 0.01
 """Relative gain below which validation counts as no longer improving."""
 SLOW_SECONDS = 300
+"""A decoder that takes longer is announced."""
+TIMED = 10
+"""Steps by which the time is told."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,7 @@ class Training:
     best_step: int = 0
     steps: int = 0
     stopped_early: bool = False
+    clock: list[float] = field(default_factory=list)
 
     def loss(self, z: Tensor, x: Tensor) -> Tensor:
         """Training loss of one batch."""
@@ -186,6 +191,12 @@ class Training:
             out = torch.cat([self.model(_channels_last(part)).float() for part in z.float().split(128)])
         self.model.train()
         return out
+
+    def warn(self, steps: int, bar: Bar) -> None:
+        """Say how long it will take once that is known and if it is long."""
+        if len(self.clock) == 2 and (left := (self.clock[1] - self.clock[0]) / TIMED * steps) > SLOW_SECONDS:
+            bar.note(f"this decoder takes about {left / 60:.0f} minutes here, if validation does not level off before; --budget quick, "
+                     "--precision bf16 (where the processor has it) or a GPU is faster")
 
     @property
     def still_improving(self) -> bool:
@@ -251,6 +262,9 @@ def run_cosine(training: Training, fit: Pairs, *, validation: Pairs, source: Ite
         optimiser.step()
         training.steps += 1
         bar.advance()
+        if training.steps in (1, 1 + TIMED):
+            training.clock.append(time.monotonic())
+            training.warn(steps, bar)
         if step % every == 0 or step == steps:
             score = training.validate(validation)
             if not math.isfinite(score):

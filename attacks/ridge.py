@@ -19,7 +19,7 @@ from attacks.features import Features
 from attacks.view import View
 from ssl_split.display import progress
 
-LAMBDAS = tuple(10.0**k for k in range(-3, 4))
+LAMBDAS = tuple(10.0 ** (k / 2) for k in range(-6, 7))
 """Penalties, chosen between on the attacker's validation images."""
 
 
@@ -39,10 +39,11 @@ def standardisation(features: Features) -> Scale:
     """Mean and deviation of every feature in float64, block by block."""
     total = square = torch.zeros((), dtype=torch.float64)
     shift = features[:1].flatten(1).double()  # sums of values near their own size: no cancellation in the variance
-    for _, rows in features.blocks():
-        rows = rows.double() - shift
-        total = total.to(rows.device) + rows.sum(0)
-        square = square.to(rows.device) + rows.square().sum(0)
+    for _, block in features.blocks():
+        for rows in block.split(64):  # the copies in float64 stay small
+            rows = rows.double() - shift
+            total = total.to(rows.device) + rows.sum(0)
+            square = square.to(rows.device) + rows.square().sum(0)
     mean = total / len(features)
     deviation = (square / len(features) - mean.square()).clamp(min=0).sqrt()
     centre = mean + shift[0]
@@ -93,7 +94,7 @@ class Solution:
 
 
 class Ridge:
-    """Ridge regression from smashed data to pixels, fitted in the constructor's arguments' dtype, in float64 where it is small.
+    """Ridge regression from smashed data to pixels: products of rows in their own dtype, all that follows in float64.
 
     Args:
         features: Smashed data of the images to learn from.

@@ -277,7 +277,7 @@ def show(result: dict[str, Any]) -> str:
         shapes = ["x".join(map(str, result[k])) for k in ("features_shape", "smashed_shape")]
         seen += f" ({shapes[0]})" if shapes[0] == shapes[1] else f" ({shapes[0]}, averaged from {shapes[1]})"
     title = result["title"]
-    rows = [("this run", result)] + [(name, result[key]) for key, name in rulers.NAMES.items()]
+    rows = [("this run", result)] + [(name.removeprefix('the '), result[key]) for key, name in rulers.NAMES.items()]
     state = "" if at["finished"] else ", unfinished"
     lines = [f"{title} on {seen} features of {result['run']}, step {at['step']}{state}", ""]
     lines += [f"  {name:<18} {row['accuracy']:.3f}   95 % [{row['low']:.3f}, {row['high']:.3f}]" for name, row in rows]

@@ -17,8 +17,8 @@ from probes.statistics import Rate
 from ssl_split.config import RESULTS_VERSION, Config
 from ssl_split.files import read_json, write_json
 
-NAMES = {"raw_pixels": "raw pixels", "untrained": "untrained network"}
-"""Key in result files -> name in sentences and tables."""
+NAMES = {"raw_pixels": "raw pixels", "untrained": "the untrained network"}
+"""Key in result files -> name in a sentence."""
 
 
 def cached(folder: Path, key: Mapping[str, Any], compute: Callable[[], Rate]) -> Rate:

@@ -189,8 +189,8 @@ class _Parser(argparse.ArgumentParser):
 
 def flags(cls: type, prog: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
     """A parser with one `--flag` for every field, nested sections as `--section.field`; absent flags stay unset."""
-    parser = _Parser(prog=prog, usage="%(prog)s [flags]", description=description, epilog=epilog, allow_abbrev=False, argument_default=argparse.SUPPRESS,
-                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _Parser(prog=prog, usage="%(prog)s [flags]", description=description, epilog=epilog, allow_abbrev=False,
+                     argument_default=argparse.SUPPRESS, formatter_class=argparse.RawDescriptionHelpFormatter)
     _add_flags(parser, parser.add_argument_group("options"), cls, "")
     return parser
 

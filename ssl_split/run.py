@@ -32,12 +32,13 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ssl_split import __version__, config as configuration
+from ssl_split import __version__
+from ssl_split import config as configuration
 from ssl_split.config import RESULTS_VERSION, Config
 from ssl_split.data import images
 from ssl_split.data.images import Dataset
 from ssl_split.data.partition import partition
-from ssl_split.files import read_json, read_tensors, replace_file, write_json, write_tensors
+from ssl_split.files import read_json, read_tensors, replace_file, write_json
 from ssl_split.models.split import Network, build
 
 CLIENT, SERVER = "client.online/", "server.online/"

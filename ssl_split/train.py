@@ -14,7 +14,10 @@ from typing import Any
 import torch
 
 from probes import knn
-from ssl_split import allocator, config as configuration, display, fields, resume as resuming, run as runs
+from ssl_split import allocator, display, fields
+from ssl_split import config as configuration
+from ssl_split import resume as resuming
+from ssl_split import run as runs
 from ssl_split.algorithms.api import State
 from ssl_split.channel import Channel
 from ssl_split.config import Config
@@ -35,7 +38,7 @@ class Run:
         return runs.open_checkpoint(str(self.path))
 
 
-class Stopped(Exception):  # noqa: N818
+class Stopped(Exception):
     """Training was asked to stop and has saved its state."""
 
     def __init__(self, path: Path, step: int, code: int) -> None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import uuid
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import platformdirs
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ssl_split.data import decode
+from ssl_split.files import write_tensors
 
 
 def directory() -> Path:
@@ -46,15 +45,8 @@ def read(name: str, shape: tuple[int, ...]) -> Tensor | None:
 def write(name: str, images: Tensor) -> None:
     """Keep images under a key; a machine that cannot (full disk, read-only) is warned of and works on."""
     folder = directory()
-    partial: Path | None = None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"images-{name}-{uuid.uuid4().hex}.partial"
-        save_file({"images": images}, partial)
-        os.replace(partial, folder / f"images-{name}.safetensors")
-    except (OSError, SafetensorError) as error:
+        write_tensors(folder / f"images-{name}.safetensors", {"images": images}, {})
+    except OSError as error:
         warnings.warn(f"decoded pictures cannot be kept in {folder} ({error}): the next run decodes them again", RuntimeWarning,
                       stacklevel=2)
-        if partial is not None:
-            with contextlib.suppress(OSError):
-                partial.unlink()

@@ -158,13 +158,13 @@ def _classes(labels: Tensor, options: Partition, clients: int, generator: torch.
         for c in (left + tie).argsort(descending=True)[:each].tolist():
             owners[c].append(k)
             left[c] -= 1
-    amounts = torch.zeros(clients, total, dtype=torch.int64)
+    amounts = torch.zeros(clients, total, dtype=torch.float64)
     for c, (held, indices) in enumerate(zip(owners, members, strict=True)):
         if len(held) > len(indices):
             raise ValueError(f"a class of {len(indices)} images cannot be split between {len(held)} owners: use fewer clients or "
                              f"a smaller partition.classes than {each}")
-        amounts[held, c] = torch.tensor(_cuts(len(indices), len(held)))
-    return _deal(members, amounts)
+        amounts[held, c] = len(indices) / len(held)
+    return _deal(members, _round_columns(amounts))
 
 
 def _dirichlet(labels: Tensor, options: Partition, clients: int, generator: torch.Generator) -> list[Tensor]:
@@ -213,11 +213,23 @@ def _longtail(labels: Tensor, options: Partition, clients: int, generator: torch
 
 
 def _round_columns(amounts: Tensor) -> Tensor:
-    """Whole numbers whose columns keep their (whole) sums, each within one of its amount: running sums are rounded."""
-    sums = amounts.cumsum(0)
-    sums[-1] = sums[-1].round()
-    edges = (sums + 1e-9).floor().long()  # a sum that is whole up to rounding counts as whole
-    return edges.diff(dim=0, prepend=torch.zeros_like(edges[:1]))
+    """Whole numbers for (clients, classes) amounts whose columns have whole sums, which are kept.
+
+    Each amount becomes its floor or its ceiling. The ceilings of a column go to the clients that are furthest behind their wanted sum
+    so far, so that row sums stay close to the wanted ones too.
+    """
+    nearest = amounts.round()
+    amounts = torch.where((amounts - nearest).abs() < 1e-6, nearest, amounts)
+    given = amounts.floor()
+    behind = torch.zeros(len(amounts), dtype=amounts.dtype)
+    for c in range(amounts.shape[1]):
+        fraction = amounts[:, c] - given[:, c]
+        behind += fraction
+        order = behind.masked_fill(fraction == 0, -torch.inf).argsort(descending=True, stable=True)
+        chosen = order[: round(float(fraction.sum()))]
+        given[chosen, c] += 1
+        behind[chosen] -= 1
+    return given.long()
 
 
 def _dirichlet_draws(beta: float, draws: int, clients: int, generator: torch.Generator) -> Tensor:

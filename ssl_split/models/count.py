@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass, replace
 
@@ -11,7 +10,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_split.config import Config
-from ssl_split.models.split import Network, assemble
+from ssl_split.models.split import Network, build_units, join
+from ssl_split.models.units import legal_cuts, on_meta, trace
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Cost:
         elements: Numbers in it.
         bytes: The same in float32.
         client_parameters, server_parameters: Trainable parameters on either side, the head included.
+        head_parameters: The head's share: the client's at `full`, else the server's.
         client_macs, server_macs: Multiply-adds of one image's forward pass on either side.
     """
 
@@ -35,38 +36,64 @@ class Cost:
     bytes: int
     client_parameters: int
     server_parameters: int
+    head_parameters: int
     client_macs: int
     server_macs: int
+
+
+def parameters(module: nn.Module) -> int:
+    """Trainable parameters."""
+    return sum(tensor.numel() for tensor in module.parameters() if tensor.requires_grad)
 
 
 def macs(module: nn.Module, input_shape: tuple[int, ...]) -> int:
     """Multiply-adds of a forward pass on one input of `input_shape` (without batch axis), counted on the meta device.
 
-    Convolutions, matrix products and attention count; normalisation, activations and weight standardisation do not.
+    Convolutions, matrix products and attention count; normalisation, activations and weight standardisation do not. The module
+    stays as it is, wherever its weights are.
     """
-    meta = copy.deepcopy(module).to("meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        meta(torch.empty(1, *input_shape, device="meta"))
-    return int(counter.get_total_flops()) // 2
+    with FlopCounterMode(display=False) as counter:
+        on_meta(module, torch.empty(2, *input_shape, device="meta"))  # BatchNorm refuses a batch of one on 1x1 maps
+    return int(counter.get_total_flops()) // 4  # two operations in a multiply-add, two inputs
 
 
 def cost(network: Network, image_size: int) -> Cost:
     """The cost of the cut that a network has."""
-    client, server = network.client, network.server
-    elements = math.prod(network.smashed_shape)
-    client_macs = macs(client, (3, image_size, image_size)) if len(client.units) else 0
-    server_macs = macs(server, network.smashed_shape) if network.cut != "full" else 0
-    return Cost(network.cut, network.unit_names[: network.client_units], network.smashed_shape, elements, 4 * elements,
-                sum(p.numel() for p in client.parameters()), sum(p.numel() for p in server.parameters()), client_macs, server_macs)
+    return _cost(network, macs(network.client, (3, image_size, image_size)), macs(network.server, network.smashed_shape))
 
 
 def costs(config: Config, image_size: int) -> list[Cost]:
-    """The costs of all legal cuts of an architecture, from 0 to `full`; a bottleneck counts only at the configured cut."""
-    legal = assemble(replace(config, cut=0, bottleneck=type(config.bottleneck)()), image_size=image_size).legal_cuts
+    """The costs of all legal cuts of an architecture, from 0 to `full`, whatever `config.cut` is.
+
+    With a bottleneck in the configuration it stands at every cut in turn, and the cuts that have no place for it are left out.
+
+    Raises:
+        ValueError: the architecture cannot be built for this image size, or nowhere with this bottleneck.
+    """
+    units = build_units(config, image_size)
+    shapes = trace(units, image_size)
+    each = [macs(unit.module, shape) for unit, shape in zip(units, shapes, strict=False)]  # once, not once for every cut
     rows = []
-    for cut in legal:
-        here = replace(config, cut=cut)
-        if cut != config.cut:
-            here = replace(here, bottleneck=type(config.bottleneck)())
-        rows.append(cost(assemble(here, image_size=image_size), image_size))
+    problem: ValueError | None = None
+    for cut in legal_cuts(units):
+        try:
+            network = join(units, shapes, replace(config, cut=cut))
+        except ValueError as error:
+            problem = problem if cut == "full" else error  # a numbered cut says more about the network
+            continue
+        below = network.client_units
+        client, server = sum(each[:below]), sum(each[below:])
+        if network.bottleneck_down is not None and network.bottleneck_up is not None:
+            client += macs(network.bottleneck_down, shapes[below])
+            server += macs(network.bottleneck_up, network.smashed_shape)
+        head = macs(network.head, (network.feature_dim,))
+        rows.append(_cost(network, client + head, server) if cut == "full" else _cost(network, client, server + head))
+    if not rows and problem is not None:
+        raise problem
     return rows
+
+
+def _cost(network: Network, client_macs: int, server_macs: int) -> Cost:
+    elements = math.prod(network.smashed_shape)
+    return Cost(network.cut, network.unit_names[:network.client_units], network.smashed_shape, elements, 4 * elements,
+                parameters(network.client), parameters(network.server), parameters(network.head), client_macs, server_macs)

@@ -13,7 +13,7 @@ from ssl_split.models import heads, mobilenet, resnet, small, user, vgg, vit
 from ssl_split.models.layers import initialise
 from ssl_split.models.units import Unit, legal_cuts, pool, trace, units_below
 
-__all__ = ["ARCHITECTURES", "Half", "Network", "Unit", "assemble", "build", "build_units"]
+__all__ = ["ARCHITECTURES", "Half", "Network", "Unit", "assemble", "build", "build_units", "join"]
 
 ARCHITECTURES: dict[str, Callable[[Config, int], list[Unit]]] = {
     "resnet18": resnet.resnet18,
@@ -107,7 +107,7 @@ class Network(nn.Module):
         """The client's half: images to smashed data. At 0 the identity, at `full` everything with the head."""
         units = dict(list(self.units.items())[:self.client_units])
         half = Half(units, down=self.bottleneck_down, head=self.head if self.cut == "full" else None)
-        half.training = self.training
+        half.training = half.units.training = self.training
         return half
 
     @property
@@ -115,7 +115,7 @@ class Network(nn.Module):
         """The server's half: smashed data to the head's output. At 0 everything, at `full` the identity."""
         units = dict(list(self.units.items())[self.client_units:])
         half = Half(units, up=self.bottleneck_up, head=None if self.cut == "full" else self.head)
-        half.training = self.training
+        half.training = half.units.training = self.training
         return half
 
     def features(self, x: Tensor) -> Tensor:
@@ -154,10 +154,24 @@ def build_units(config: Config, image_size: int) -> list[Unit]:
 def assemble(config: Config, *, image_size: int, classes: int = 0) -> Network:
     """The network of a configuration, the project's own parts still without memory (meta device); see `build`."""
     units = build_units(config, image_size)
+    return join(units, trace(units, image_size), config, classes=classes)
+
+
+def join(units: Sequence[Unit], shapes: Sequence[tuple[int, ...]], config: Config, *, classes: int = 0) -> Network:
+    """A network of given units, cut at `config.cut`; its head and bottleneck are on the meta device.
+
+    Args:
+        units: The backbone.
+        shapes: What `trace` says of it.
+        config: `cut`, `head` and `bottleneck` are read.
+        classes: As in `build`.
+
+    Raises:
+        ValueError: illegal cut, or a bottleneck where none can be.
+    """
     legal = legal_cuts(units)
     if config.cut not in legal:
         raise ValueError(f"cut {config.cut} does not exist in {config.arch}: legal cuts are {', '.join(map(str, legal))}")
-    shapes = trace(units, image_size)
     features = shapes[-1][-1 if len(shapes[-1]) == 2 else 0]
     at_cut = shapes[units_below(units, config.cut)]
     with torch.device("meta"):

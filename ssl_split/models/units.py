@@ -46,14 +46,16 @@ def pool(h: Tensor) -> Tensor:
 def on_meta(module: nn.Module, x: Tensor) -> Tensor:
     """One forward pass without memory or side effects.
 
-    Tensors of the meta device stand in for all parameters and buffers, so running statistics stay and the device does not matter.
+    Tensors of the meta device, with the dtype of `x`, stand in for all parameters and buffers: running statistics stay, and it does
+    not matter where the weights are and how precise.
 
     Args:
         module: Any module, wherever its weights are.
         x: `(B, ...)` on the meta device.
     """
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    stand_in = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+    stand_in = {name: torch.empty_like(t, device="meta", dtype=x.dtype if t.is_floating_point() else t.dtype)
+                for name, t in tensors.items()}
     with torch.device("meta"), torch.no_grad():
         out: Tensor = torch.func.functional_call(module, stand_in, (x,))
     return out

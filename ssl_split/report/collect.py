@@ -1,4 +1,4 @@
-"""Reads what a sweep, or any folder of runs, left on disk. Nothing is dropped: what is missing, damaged or failed is kept with its reason."""
+"""Reads what a sweep, or any folder of runs, left on disk; what is missing, damaged or failed is kept with its reason."""
 
 from __future__ import annotations
 
@@ -238,8 +238,8 @@ def _label(runs: list[Run]) -> list[Run]:
     for run in runs:
         outcomes, used = [], set[str]()
         for o in run.outcomes:
-            options = _options(o)
-            extra = ", ".join(f"{k} {options[k].strip(chr(34))}" for k in differing[o.kind, o.name] if k in options)
+            own = _options(o)
+            extra = ", ".join(f"{k} {own[k].strip(chr(34))}" for k in differing[o.kind, o.name] if k in own)
             label, copy = f"{o.name} ({extra})" if extra else o.name, 2
             while label in used:
                 label, copy = f"{label} [{copy}]", copy + 1

@@ -24,13 +24,15 @@ def draw(study: Study, folder: Path) -> list[Drawing]:
         _curves(study, folder, "loss", title="Contrastive loss during training", label="loss", caption=(
             "Mean over seeds, band from lowest to highest seed. Losses at different queue sizes or symmetric variants do not compare.")),
         _curves(study, folder, "validation_knn", title="kNN accuracy on validation images during training",
-                label="kNN accuracy (%)", scale=100, caption="Monitoring only: the accuracy of the table comes from the test images, once."),
+                label="kNN accuracy (%)", scale=100,
+                caption="Monitoring only: the accuracy of the table comes from the test images, once."),
         _curves(study, folder, "online_to_momentum", title="Divergence: distance of each online client to its own momentum client",
                 label="mean squared difference per parameter", log=True, caption=(
-                    "Before each synchronisation, mean over clients, log scale. MonAcoSFL is meant to keep it flat where MocoSFL lets it grow "
-                    "with the cut.")),
+                    "Before each synchronisation, mean over clients, log scale. MonAcoSFL is meant to keep it flat where MocoSFL lets it "
+                    "grow with the cut.")),
         _curves(study, folder, "online_to_mean", title="Divergence: distance of the online clients to their mean",
-                label="mean squared difference per parameter", log=True, caption="Before each synchronisation, mean over clients, log scale."),
+                label="mean squared difference per parameter", log=True,
+                caption="Before each synchronisation, mean over clients, log scale."),
         _final(study, folder),
     ]
     return [d for d in made if d is not None]

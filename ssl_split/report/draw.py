@@ -28,7 +28,7 @@ DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)))
 _HALF_PAGE = 7.0
 """Inches above which a figure does not fit beside another."""
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.family": "sans-serif", "font.size": 9, "axes.titlesize": 9.5, "axes.titleweight": "bold", "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.6, "axes.edgecolor": MUTED, "text.color": INK,
     "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "legend.frameon": False, "legend.fontsize": 8, "lines.linewidth": 1.6,
@@ -39,7 +39,7 @@ _STYLE: dict[str, Any] = {
 
 def style() -> AbstractContextManager[None]:
     """The report's settings of matplotlib, for as long as figures are drawn."""
-    return mpl.rc_context(_STYLE)  # type: ignore[no-any-return]
+    return mpl.rc_context(_STYLE)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ssl_split.report.draw import INK, MUTED, Drawing, Look, canvas, finish, looks
@@ -60,7 +61,7 @@ def _ruler(panel: Any, study: Study, name: str, *, label: str, dash: Any, scale:
     places, known = _positions(study), ruler(study.groups, name)
     if not known:
         return
-    x = [places[cut] for cut in known]
+    x = [float(places[cut]) for cut in known]
     y = [scale * v for v in known.values()]
     if len(x) == 1:  # a line of one point is not seen
         x, y = [x[0] - 0.4, x[0] + 0.4], [y[0], y[0]]
@@ -148,14 +149,14 @@ def plane(study: Study, folder: Path) -> Drawing | None:
     for name, text in (("raw_pixels", "raw pixels"), ("untrained", "untrained network")):
         known = ruler(study.groups, name)
         if known:
-            panel.axhline(100 * sum(known.values()) / len(known), color=MUTED, linewidth=1.2, linestyle="--" if name == "untrained" else ":",
+            panel.axhline(100 * fmean(known.values()), color=MUTED, linewidth=1.2, linestyle="--" if name == "untrained" else ":",
                           label=f"accuracy of {text}")
     panel.set_xlabel("leakage: R2 of the strongest attack (0: knows nothing, 1: perfect)")
     panel.set_ylabel(f"accuracy (%), {study.accuracy}")
     _legend(panel)
     return finish(figure, folder, name="plane", title="Privacy-utility plane", caption=(
-        "Each point is a setting, its number the cut; better is up and to the left. No point on the front is beaten in accuracy by one that "
-        "leaks less."))
+        "Each point is a setting, its number the cut; better is up and to the left. No point on the front is beaten in accuracy by "
+        "one that leaks less."))
 
 
 def _name_points(panel: Any, points: Sequence[Group]) -> None:

@@ -23,16 +23,21 @@ def flags(study: Study) -> list[str]:
     for name, get in _VERSIONS.items():
         seen = Counter(str(value) for run in finished if (value := get(run)) is not None)
         if len(seen) > 1:
-            shown = ", ".join(f"{value} ({count} {'run' if count == 1 else 'runs'})" for value, count in seen.most_common())
+            ranked = sorted(seen.items(), key=_frequent)
+            shown = ", ".join(f"{value} ({count} {'run' if count == 1 else 'runs'})" for value, count in ranked)
             said.append(f"Mixed {name}: {shown}. Numbers of different versions may not compare.")
     wrong = [run.name for run in finished if _differs(run)]
     if wrong:
-        said.append(f"The counted bytes differ from the closed form in {len(wrong)} runs ({wrong[0]}): one of the two is wrong, or messages "
-                    "were lost or run short.")
+        said.append(f"The counted bytes differ from the closed form in {len(wrong)} runs ({wrong[0]}): one of the two is wrong, or "
+                    "messages were lost or ran short.")
     trials = [run.name for run in finished if run.config.get("max_steps") is not None]
     if trials:
         said.append(f"{len(trials)} runs are trials that stopped early (max_steps).")
     return said
+
+
+def _frequent(item: tuple[str, int]) -> tuple[int, str]:
+    return -item[1], item[0]
 
 
 def _package(run: Run, name: str) -> Any:

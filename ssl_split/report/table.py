@@ -26,6 +26,10 @@ APART = frozenset({"algorithm", "cut", "seed", *UNFINGERPRINTED})
 """Fields that never make a setting of their own."""
 
 
+_Key = tuple[str, int | str, str]
+"""Setting, cut, algorithm."""
+
+
 @dataclass(frozen=True)
 class Value:
     """One number over the seeds of a group.
@@ -128,12 +132,12 @@ def study(collection: Collection) -> Study:
     """Group runs by algorithm, cut and every other field that differs."""
     varying = _varying(collection.runs)
     accuracy = _headline(collection.runs)
-    grouped: dict[tuple[Any, ...], list[Run]] = {}
+    grouped: dict[_Key, list[Run]] = {}
     for run in collection.runs:
         setting = ", ".join(f"{name} {_plain(run.config.get(name))}" for name in varying)
         grouped.setdefault((setting, run.cut, run.algorithm), []).append(run)
     order = sorted(grouped, key=lambda k: (k[0], depth(k[1])))  # algorithms stay in the order of the sweep
-    groups = tuple(_group(f"group-{i}", *key, sorted(grouped[key], key=_seed), accuracy) for i, key in enumerate(order))
+    groups = tuple(_group(f"group-{i}", key, sorted(grouped[key], key=_seed), accuracy) for i, key in enumerate(order))
     return Study(collection, groups, accuracy, _labels(collection.runs, "probe"), _labels(collection.runs, "attack"))
 
 
@@ -183,7 +187,8 @@ def strongest(run: Run) -> Outcome | None:
     return min(judged, key=lambda o: o.number("validation_mse") or 0.0)
 
 
-def _group(anchor: str, setting: str, cut: int | str, algorithm: str, runs: list[Run], accuracy: str | None) -> Group:
+def _group(anchor: str, key: _Key, runs: list[Run], accuracy: str | None) -> Group:
+    setting, cut, algorithm = key
     chosen = [(run, found) for run in runs if (found := strongest(run)) is not None]
     values: dict[str, Value | None] = {}
     for name in ("mib_per_client", "mib_per_client_closed_form", "mib_per_client_published_formula", "client_parameters",
@@ -202,8 +207,7 @@ def _group(anchor: str, setting: str, cut: int | str, algorithm: str, runs: list
 
 def _accuracies(runs: Sequence[Run], accuracy: str | None) -> dict[str, Value | None]:
     if accuracy == MONITOR:
-        rows = [(run, run.number("validation_knn", "accuracy"), interval({"intervals": {"a": _ends(run.result.get("validation_knn"))}}, "a"))
-                for run in runs]
+        rows = [(run, run.number("validation_knn", "accuracy"), _pair(_ends(run.result.get("validation_knn")))) for run in runs]
         return {"accuracy": summary(rows)}
     found = [(run, o) for run in runs for o in run.of("probe") if o.label == accuracy]
     return {

@@ -23,8 +23,10 @@ def ratio(value: float | None) -> str:
 
 
 def mib(value: float | None) -> str:
-    """MiB with one place, more below ten."""
-    return NOTHING if value is None else f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3f}"
+    """MiB: one place from a hundred on, two below, four significant digits below a tenth."""
+    if value is None:
+        return NOTHING
+    return f"{value:,.1f}" if value >= 100 else f"{value:.2f}" if value >= 0.1 or value == 0 else f"{value:.4g}"
 
 
 def count(value: float | None) -> str:

@@ -74,7 +74,9 @@ def _best(study: Study) -> list[str]:
     accurate = [g for g in study.groups if "accuracy" in g.values]
     if accurate:
         best = max(accurate, key=lambda g: g.values["accuracy"].mean)
-        said.append(f"Most accurate: {best.title}, {percent(best.values['accuracy'].mean)} ({study.accuracy}).")
+        found = [f"{word} {name}" for ruler, name in RULERS.items() if (word := accuracy_against(best, ruler)) in (NOT, UNCLEAR)]
+        but = f", which is {' and '.join(found)}" if found else ""
+        said.append(f"Most accurate: {best.title}, {percent(best.values['accuracy'].mean)} ({study.accuracy}){but}.")
     attacked = [g for g in study.groups if "r2" in g.values]
     if attacked:
         best = min(attacked, key=lambda g: g.values["r2"].mean)
@@ -127,9 +129,9 @@ def _caveats(study: Study) -> list[str]:
         said.append("Nothing was attacked, so nothing is said about privacy.")
     sets = {str(run.config.get("dataset")) for run in study.runs}
     if sets & set(TOYS):
-        said.append(f"{' and '.join(sorted(sets & set(TOYS)))}: embedded images only show that everything works; conclusions need real data "
-                    "sets.")
-    if 0 < sum(max(v.n for v in g.values.values()) < MIN_RUNS for g in study.groups if g.values):
+        said.append(f"{' and '.join(sorted(sets & set(TOYS)))}: embedded images only show that everything works; conclusions need "
+                    "real data sets.")
+    if any(max(v.n for v in g.values.values()) < MIN_RUNS for g in study.groups if g.values):
         said.append("Fewer than three seeds somewhere: intervals there speak of images only, not of training again.")
     return said
 

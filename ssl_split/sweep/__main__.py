@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ssl_split import config as configuration, fields
+from ssl_split import config as configuration
+from ssl_split import fields
 from ssl_split.config import Config
 from ssl_split.files import replace_file
 from ssl_split.report import build as report

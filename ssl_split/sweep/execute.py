@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from ssl_split.display import progress
+from ssl_split.display import Bar, progress
 from ssl_split.report.text import seconds as duration
 from ssl_split.sweep.book import DONE, FAILED, RUNNING, SKIPPED, WAITING, Book
 from ssl_split.sweep.jobs import Job
@@ -30,33 +30,40 @@ def execute(plan: Sequence[Job], book: Book) -> None:
         ValueError: another sweep is at work in the directory.
     """
     (book.directory / "logs").mkdir(parents=True, exist_ok=True)
-    with _lock(book.directory) as lock, _signals_as_interrupt(), progress(len(plan), "sweep") as bar:
+    live = progress(len(plan), "sweep") if sys.stderr.isatty() else contextlib.nullcontext()
+    with _lock(book.directory) as lock, _signals_as_interrupt(), live as bar:
         book.restore()
         for job in plan:
             if job.result() is not None:
                 book.note(job, DONE)
         book.write()
-        bar.advance(book.count()[DONE], **_numbers(book))
+        _show(book, bar, count=book.count()[DONE])
         for index, job in enumerate(plan):
             if book.state(job.key) == DONE:
                 continue
             _one(job, book, lock)
             entry = book.entries[job.key]
-            bar.advance(**_numbers(book))
-            if entry["state"] != SKIPPED:  # the failure that it follows from was told
-                outcome = f"failed: {entry['reason']}" if entry["state"] == FAILED else f"done in {duration(entry['seconds'])}"
-                bar.note(f"[{index + 1}/{len(plan)}] {job.label}: {outcome}   ({_standing(book)})")
+            outcome = f"failed: {entry['reason']}" if entry["state"] == FAILED else f"done in {duration(entry['seconds'])}"
+            # the failure that a skipped job follows from was told
+            text = f"[{index + 1}/{len(plan)}] {job.label}: {outcome}" if entry["state"] != SKIPPED else None
+            _show(book, bar, text=text)
+
+
+def _show(book: Book, bar: Bar | None, *, count: int = 1, text: str | None = None) -> None:
+    """A line about a job, and how the sweep stands: beside the bar on a terminal, in the line elsewhere."""
+    numbers = _numbers(book)
+    if bar is not None:
+        bar.advance(count, **numbers)
+        if text:
+            bar.note(text)
+    elif text:
+        print(f"{text}   ({', '.join(f'{k} {v}' for k, v in numbers.items())})", file=sys.stderr, flush=True)
 
 
 def _numbers(book: Book) -> dict[str, object]:
     counts, left = book.count(), book.seconds_left()
     return {"done": counts[DONE], "failed": counts[FAILED] + counts[SKIPPED], "left": counts[WAITING] + counts[RUNNING],
             "time left": "?" if left is None else f"about {duration(left)}"}
-
-
-def _standing(book: Book) -> str:
-    numbers = _numbers(book)
-    return f"done {numbers['done']}, failed {numbers['failed']}, left {numbers['left']}, time left {numbers['time left']}"
 
 
 def _one(job: Job, book: Book, lock: IO[str] | None) -> None:

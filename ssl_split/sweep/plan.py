@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssl_split import config as configuration, fields
+from ssl_split import config as configuration
+from ssl_split import fields
 from ssl_split.config import Config
 
 KEYS = ("question", "config", "fixed", "axes", "stages")
@@ -101,7 +102,7 @@ def paths(cls: type, prefix: str = "") -> list[str]:
     names: list[str] = []
     for f in dataclasses.fields(cls):
         hint = hints[f.name]
-        names += paths(hint, f"{prefix}{f.name}.") if dataclasses.is_dataclass(hint) else [prefix + f.name]
+        names += paths(typing.cast(type, hint), f"{prefix}{f.name}.") if dataclasses.is_dataclass(hint) else [prefix + f.name]
     return names
 
 
@@ -252,7 +253,7 @@ def _stage(values: Any) -> Stage:
     given = {k: v for k, v in values.items() if k != kind}
     options = _options(module)
     _known(flatten(given), [p for p in paths(options) if p not in (*ELSEWHERE, "method")], f"option of {kind} {name}")
-    full = fields.to_dict(fields.build(options, nest(given) | ({"method": name} if kind == "attack" else {})))
+    full = fields.to_dict(fields.build(options, nest(flatten(given)) | ({"method": name} if kind == "attack" else {})))
     return Stage(kind, name, module, flatten(given), flatten({k: v for k, v in full.items() if k not in ELSEWHERE}))
 
 

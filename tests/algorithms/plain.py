@@ -33,7 +33,9 @@ class Plain:
 
     def _sgd(self, module: nn.Module) -> torch.optim.SGD | None:
         parameters = list(module.parameters())
-        return torch.optim.SGD(parameters, lr=0.0, momentum=self.config.momentum, weight_decay=self.config.weight_decay) if parameters else None
+        if not parameters:
+            return None
+        return torch.optim.SGD(parameters, lr=0.0, momentum=self.config.momentum, weight_decay=self.config.weight_decay)
 
     def step(self, v1: Tensor, v2: Tensor) -> float:
         """One step on `(P, B, C, H, W)` views."""

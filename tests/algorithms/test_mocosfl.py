@@ -257,7 +257,8 @@ def test_engine_fused_refuses_batchnorm() -> None:
 @pytest.mark.parametrize("codec", ["fp16", "bf16", "int8", "int8_channel"])
 def test_codecs_change_what_the_server_learns_from(codec: str) -> None:
     exact = Trial(small(algorithm="monacosfl", cut=9)).run(4)
-    coded = Trial(small(algorithm="monacosfl", cut=9, wire={"activations": codec, "gradients": codec, "weights": codec, "ema": codec})).run(4)
+    wire = dict.fromkeys(("activations", "gradients", "weights", "ema"), codec)
+    coded = Trial(small(algorithm="monacosfl", cut=9, wire=wire)).run(4)
     assert coded != exact
     assert coded == pytest.approx(exact, rel=0.1)
 

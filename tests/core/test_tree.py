@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from ssl_split import optim, tree as trees
+from ssl_split import optim
+from ssl_split import tree as trees
 
 
 def _module() -> nn.Module:

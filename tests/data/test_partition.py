@@ -245,10 +245,19 @@ def test_long_tail_of_every_client_has_the_set_imbalance(imbalance: float) -> No
         assert sorted(amounts.argmax(1).tolist()) == list(range(10))
 
 
-def test_long_tail_clients_are_equally_large_on_uneven_classes() -> None:
-    labels = uneven_classes()
-    sizes = [len(part) for part in deal(labels, 7, kind="longtail", imbalance=20.0)]
-    assert max(sizes) - min(sizes) <= 10  # one image of rounding in each class
+@pytest.mark.parametrize(("labels", "clients"), [(uneven_classes(), 7), (uneven_classes(), 90), (equal_classes(100, 50), 200)])
+@pytest.mark.parametrize("kind", ["longtail", "iid"])
+def test_long_tail_clients_are_equally_large(kind: str, labels: Tensor, clients: int) -> None:
+    sizes = [len(part) for part in deal(labels, clients, kind=kind, imbalance=20.0)]
+    assert max(sizes) - min(sizes) <= 2
+
+
+@pytest.mark.parametrize(("clients", "classes"), [(20, 2), (50, 3), (200, 20)])
+def test_exact_classes_of_equal_size_make_clients_of_equal_size(clients: int, classes: int) -> None:
+    """Odd images go to the owners that have least, so fractions of several classes do not pile up in one client."""
+    labels = equal_classes(100 if clients > 100 else 10, 57)
+    sizes = [len(part) for part in deal(labels, clients, kind="classes", classes=classes)]
+    assert max(sizes) - min(sizes) <= 2
 
 
 @pytest.mark.parametrize(("options", "clients", "message"), [

@@ -170,7 +170,7 @@ def test_a_full_disk_is_not_mistaken_for_a_failed_download(tmp_path: Path, monke
 
 @pytest.mark.parametrize(("dataset", "file"), [
     ("svhn", "train_32x32.mat"), ("mnist", "MNIST/raw/train-images-idx3-ubyte"), ("cifar10", "cifar-10-batches-py/data_batch_3"),
-    ("cifar100", "cifar-100-python/meta"), ("stl10", "stl10_binary/train_X.bin"),
+    ("cifar100", "cifar-100-python/meta"),
 ])  # fmt: skip
 @pytest.mark.parametrize("keep", [0, 30, None], ids=["empty", "cut", "gone"])
 def test_a_damaged_set_is_as_good_as_missing(root: Path, dataset: str, file: str, keep: int | None) -> None:

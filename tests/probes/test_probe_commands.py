@@ -277,12 +277,12 @@ def _row(accuracy: float) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(("run", "wanted"), [
-    (0.5, "This run (0.500) is clearly better than raw pixels (0.400) and untrained network (0.350)."),
-    (0.42, "This run (0.420) is above raw pixels (0.400), but their 95 % intervals overlap, and clearly better than untrained "
+    (0.5, "This run (0.500) is clearly better than raw pixels (0.400) and the untrained network (0.350)."),
+    (0.42, "This run (0.420) is above raw pixels (0.400), but their 95 % intervals overlap, and clearly better than the untrained "
            "network (0.350)."),
-    (0.37, "This run (0.370) is not better than raw pixels (0.400), and above untrained network (0.350), but their 95 % "
+    (0.37, "This run (0.370) is not better than raw pixels (0.400), and above the untrained network (0.350), but their 95 % "
            "intervals overlap."),
-    (0.2, "This run (0.200) is clearly worse than raw pixels (0.400) and untrained network (0.350)."),
+    (0.2, "This run (0.200) is clearly worse than raw pixels (0.400) and the untrained network (0.350)."),
 ])
 def test_verdict(run: float, wanted: str) -> None:
     assert verdict(_row(run), {"raw_pixels": _row(0.4), "untrained": _row(0.35)}) == wanted

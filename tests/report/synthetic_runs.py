@@ -69,9 +69,11 @@ def result(config: Config) -> dict[str, Any]:
         "steps": 100, "rounds": 10, "loss": 2.0 + 0.05 * cut, "validation_knn": {"accuracy": 0.5, "low": 0.45, "high": 0.55},
         "collapse_std": 0.03, "bytes": {"up": {"act_up": 1048576, "key_act_up": 1048576}, "down": {"grad_down": 1048576}},
         "bytes_raw": {}, "mib_per_client": counted, "mib_per_client_closed_form": counted, "mib_per_client_published_formula": counted / 2,
-        "smashed_shape": [64, 8, 8], "client_parameters": 1856 * cut, "server_parameters": 10_000_000, "client_macs_per_image": 1_000_000 * cut,
+        "smashed_shape": [64, 8, 8], "client_parameters": 1856 * cut, "server_parameters": 10_000_000,
+        "client_macs_per_image": 1_000_000 * cut,
         "server_macs_per_image": 500_000_000, "seconds": 120.0, "images_per_second": 833.0, "results_version": 1,
-        "divergence": {"online_to_mean": 2e-6, "momentum_to_mean": 1e-7, "online_to_momentum": 3e-6 * (1 if config.algorithm == "monacosfl" else 1 + cut)},
+        "divergence": {"online_to_mean": 2e-6, "momentum_to_mean": 1e-7,
+                       "online_to_momentum": 3e-6 * (1 if config.algorithm == "monacosfl" else 1 + cut)},
         "command": f"python -m ssl_split.train --cut {cut}",
     }
 
@@ -97,7 +99,8 @@ def add_attack(run: Path, mse: float, *, name: str = "ridge", validation_mse: fl
     folder = run / "attacks" / f"{name}-{hash(tuple(options.items())) % 1000}"
     r2 = 1 - mse / BLIND_MSE
     write_json(folder / "result.json", {
-        "kind": "attack", "name": name, "mse": mse, "psnr": 15.0, "psnr_of_mean_mse": 14.5, "ssim": 0.9 - 10 * mse, "r2": r2, "ssim_gain": 0.5,
+        "kind": "attack", "name": name, "mse": mse, "psnr": 15.0, "psnr_of_mean_mse": 14.5, "ssim": 0.9 - 10 * mse, "r2": r2,
+        "ssim_gain": 0.5,
         "blind_mse": BLIND_MSE, "blind_ssim": 0.15, "untrained_mse": UNTRAINED_MSE, "untrained_ssim": 0.5,
         "untrained_r2": 1 - UNTRAINED_MSE / BLIND_MSE, "intervals": {"mse": [mse - 0.001, mse + 0.001], "ssim": [0.1, 0.9],
                                                                        "r2": [r2 - 0.02, r2 + 0.02]},
@@ -109,7 +112,9 @@ def add_attack(run: Path, mse: float, *, name: str = "ridge", validation_mse: fl
     return folder
 
 
-def make_study(directory: Path, *, cuts: tuple[int, ...] = (1, 9, 17), seeds: int = 3, algorithms: tuple[str, ...] = ("mocosfl", "monacosfl")) -> list[Path]:
+def make_study(
+    directory: Path, *, cuts: tuple[int, ...] = (1, 9, 17), seeds: int = 3, algorithms: tuple[str, ...] = ("mocosfl", "monacosfl")
+) -> list[Path]:
     """A folder of runs with a probe and two attacks each; ridge is the strongest on validation images."""
     made = []
     for seed in range(seeds):

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ssl_split import config as configuration, fields
+from ssl_split import config as configuration
+from ssl_split import fields
 from ssl_split.config import Config
 from ssl_split.sweep import plan
 from ssl_split.sweep.__main__ import main

@@ -8,7 +8,8 @@ import pytest
 import torch
 from tiny import TINY, tiny
 
-from ssl_split import fields, resume, run as runs, train
+from ssl_split import fields, resume, train
+from ssl_split import run as runs
 from ssl_split.algorithms.table import ALGORITHMS
 
 
@@ -41,7 +42,7 @@ def test_commands_that_cannot_run(argv: list[str], message: str, tmp_path: Path,
 def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = ALGORITHMS["monacosfl"].step
 
-    def poisoned(self, state, batch, wire):  # noqa: ANN001, ANN202
+    def poisoned(self, state, batch, wire):
         metrics = original(self, state, batch, wire)
         return {**metrics, "loss": float("nan")} if state.step == 7 else metrics
 
@@ -134,7 +135,7 @@ def test_full_disk_while_saving_keeps_the_last_checkpoint(tmp_path: Path, monkey
 
     real, calls = files.save_file, []
 
-    def full(tensors, path, metadata):  # noqa: ANN001, ANN202
+    def full(tensors, path, metadata):
         calls.append(path)
         if len(calls) == 3:
             path.write_bytes(b"half")

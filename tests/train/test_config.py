@@ -3,7 +3,8 @@
 import pytest
 import yaml
 
-from ssl_split import config as configuration, fields
+from ssl_split import config as configuration
+from ssl_split import fields
 from ssl_split.config import Config
 from ssl_split.train import parse
 
@@ -40,7 +41,8 @@ def test_numbers_that_yaml_reads_as_text_are_numbers() -> None:
 
 
 def test_flag_and_file_agree() -> None:
-    config, resume = parse(["--cut", "3", "--partition.kind", "dirichlet", "--partition.beta", "0.2", "--clients-per-round", "2", "--resume"])
+    config, resume = parse(["--cut", "3", "--partition.kind", "dirichlet", "--partition.beta", "0.2", "--clients-per-round", "2",
+                            "--resume"])
     base = fields.read_yaml(configuration.find("default.yaml"))
     same = configuration.from_dict(fields.merge(base, {"cut": 3, "partition": {"kind": "dirichlet", "beta": 0.2}, "clients_per_round": 2}))
     assert config == same

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 from tiny import tiny
 
-from ssl_split import run as runs, train
+from ssl_split import run as runs
+from ssl_split import train
 from ssl_split.algorithms.table import ALGORITHMS
 from ssl_split.config import Config
 
@@ -26,7 +27,7 @@ class Killed(Exception):
 def _die_at(monkeypatch: pytest.MonkeyPatch, algorithm: str, step: int) -> None:
     original = ALGORITHMS[algorithm].step
 
-    def dying(self, state, batch, wire):  # noqa: ANN001, ANN202
+    def dying(self, state, batch, wire):
         if state.step == step:
             raise Killed
         return original(self, state, batch, wire)
@@ -112,8 +113,8 @@ def test_death_before_the_first_checkpoint_leaves_nothing_behind(tmp_path: Path,
     _assert_same_end(whole.path, train.run(config).path)
 
 
-def _saving_at_round_ends(save):  # noqa: ANN001, ANN202
-    def saving(saved, state, *, finished):  # noqa: ANN001, ANN202
+def _saving_at_round_ends(save):
+    def saving(saved, state, *, finished):
         return save(saved, state, finished=finished) if state.step_in_round == 0 else saved.folder
 
     return saving

@@ -17,7 +17,8 @@ def _published(cut: int, epochs: float, s: float, images: float) -> float:
 def test_table_1_of_mocosfl_to_the_printed_digit() -> None:
     rows = {"FL-SSL": published_mocosfl(500, 5, 0, 21677121, 0), "MocoSFL-1": published_mocosfl(200, 1, 50, 1856, 65536),
             "MocoSFL-3": published_mocosfl(200, 1, 50, 75840, 65536)}
-    printed = {"FL-SSL": ("8269.2", "0.0", "8269.2"), "MocoSFL-1": ("1.4", "5000.0", "5001.4"), "MocoSFL-3": ("57.9", "5000.0", "5057.9")}
+    printed = {"FL-SSL": ("8269.2", "0.0", "8269.2"), "MocoSFL-1": ("1.4", "5000.0", "5001.4"),
+               "MocoSFL-3": ("57.9", "5000.0", "5057.9")}
     for name, (weights, latents) in rows.items():
         assert tuple(f"{x / MIB:.1f}" for x in (weights, latents, weights + latents)) == printed[name]
     with_bottleneck = published_mocosfl(200, 1, 50, 0, 1024)[1] / 2 / MIB  # TAResSFL: frozen client, activations only
@@ -48,4 +49,5 @@ def test_true_totals_of_1000_clients(algorithm: str, symmetric: str, expected: l
 def test_true_totals_of_5_clients() -> None:
     config = configuration.from_dict({"algorithm": "monacosfl", "symmetric": "stacked", "batch_size": 20, "syncs_per_round": 10})
     totals = [200 * sum(split_ssl_bytes(config, steps=500, h=h, c=c).values()) / MIB for h, c in RESNET18.values()]
-    assert [round(t, 1) for t in totals] == [3000056.6, 3002314.5, 3004572.3, 1511595.7, 1520611.3, 798658.2, 834689.5, 571783.2, 715845.7]
+    assert [round(t, 1) for t in totals] == [
+        3000056.6, 3002314.5, 3004572.3, 1511595.7, 1520611.3, 798658.2, 834689.5, 571783.2, 715845.7]

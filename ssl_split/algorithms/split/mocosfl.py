@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ssl_split import optim, tree as trees
+from ssl_split import optim
+from ssl_split import tree as trees
 from ssl_split.algorithms.api import Batch, Setup, State
 from ssl_split.algorithms.split.divergence import divergence
 from ssl_split.channel import Channel, Ledger

@@ -1,0 +1,190 @@
+"""Inversion: rebuild the clients' images from the smashed data that crosses the wire.
+
+Every number stands beside two rulers on the same images: the best blind guess (the mean of the attacker's own images) and the same
+attack on the untrained client. R2 = 1 - MSE / MSE of the blind guess: 0 knows nothing, 1 is perfect.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attacks import judge, picture, rulers, sets
+from attacks.api import AttackOptions
+from attacks.judge import Scores
+from attacks.methods import METHODS, table
+from attacks.reconstruct import Inversion, judged, reconstruct, same_attack
+from attacks.show import name, show, suggest
+from attacks.victim import Victim
+from attacks.view import OwnImages
+from probes.rulers import network_key
+from ssl_split import allocator, fields
+from ssl_split import run as runs
+from ssl_split.data.images import to_float
+from ssl_split.fields import field
+from ssl_split.files import read_json, write_json, write_tensors
+from ssl_split.models.split import Network
+from ssl_split.training import pick_device
+
+__all__ = ["Options", "main", "reconstruct", "run"]
+
+SHOWN = 12
+"""Targets in the picture."""
+
+
+@dataclass(frozen=True)
+class Options(AttackOptions):
+    """Options of the command."""
+
+    checkpoint: str | None = field(None, "run directory or .safetensors file (default: the newest finished run in --out)",
+                                   section="checkpoint")
+    which: str = field("last", "checkpoint of a run directory", choices=("last", "best"))
+    out: str = field("runs", "folder in which the newest run is looked for")
+    data_dir: str | None = field(None, "folder that holds the data set (default: the one the run was trained with)")
+    device: str = field("auto", "auto, cpu, cuda or cuda:N")
+
+
+class Case:
+    """A checkpoint as a victim; images and networks are made when they are first needed."""
+
+    def __init__(self, options: Options) -> None:
+        """Check the options and find the checkpoint.
+
+        Raises:
+            FileNotFoundError, ValueError: one sentence that says what is wrong.
+        """
+        self.options = fields.build(Options, fields.to_dict(options))
+        self.device = pick_device(self.options.device)
+        self.checkpoint = runs.open_checkpoint(self.options.checkpoint, which=self.options.which, out=self.options.out)
+        self.identity = self.options.identity(METHODS[self.options.method].options)
+
+    @property
+    def directory(self) -> Path:
+        """Where the result belongs: its name changes with the weights and with every option that changes numbers."""
+        weights = {"file": self.checkpoint.path.name, "step": self.checkpoint.step}
+        return runs.result_dir(self.checkpoint.run_dir, "attacks", self.options.method, {**self.identity, "checkpoint": weights})
+
+    @cached_property
+    def sets(self) -> sets.Sets:
+        """Targets and the attacker's images."""
+        dataset = self.checkpoint.dataset(self.options.data_dir)
+        return sets.choose(dataset, self.checkpoint.parts(dataset), targets=self.options.targets, aux=self.options.aux_images,
+                           aux_given=self.options.aux is not None)
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """The attacked images `(n, 3, S, S)` in [0, 1]."""
+        return to_float(self.sets.targets.images.to(self.device))
+
+    @cached_property
+    def own(self) -> OwnImages:
+        """The attacker's images."""
+        return sets.split(self.sets.aux.images.to(self.device))
+
+    def victim(self, network: Network) -> Victim:
+        """The client half of a network."""
+        dataset = self.checkpoint.dataset(self.options.data_dir)
+        client = network.client.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return Victim(client, dataset.mean, dataset.std)
+
+    def untrained(self) -> Scores:
+        """The same attack, one attacker seed, on the client before training; computed once for all runs in a folder."""
+        network = self.checkpoint.untrained()
+        dataset = self.checkpoint.dataset(self.options.data_dir)
+        key = {
+            "attack": self.options.method, "options": {k: v for k, v in self.identity.items() if k not in ("method", "seeds")},
+            "targets": rulers.digest(self.sets.targets), "aux": rulers.digest(self.sets.aux), "mean": list(dataset.mean),
+            "std": list(dataset.std), "network": network_key(self.checkpoint.config, network, at_cut=True),
+        }
+
+        def compute() -> Scores:
+            print("the same attack on the untrained client, as a ruler (kept for other runs):", file=sys.stderr)
+            return same_attack(self.victim(network), self.targets, own=self.own, options=self.options)
+
+        return rulers.cached(self.checkpoint.run_dir.parent / ".rulers", key, compute)
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Attack a checkpoint beside its rulers.
+
+    Returns:
+        The contents of `result.json`, and the path of that file under `path`. A result that exists is read, not computed again.
+    """
+    case = Case(options)
+    path = case.directory / "result.json"
+    if path.is_file():
+        print(f"{path} exists and is not computed again", file=sys.stderr)
+        return {**read_json(path), "path": str(path)}
+    start = time.monotonic()
+    for notice in case.sets.notices:
+        print(f"note: {notice}", file=sys.stderr)
+    network = case.checkpoint.network()
+    inversion = judged(case.victim(network), case.targets, own=case.own, options=case.options, untrained=case.untrained)
+    result = _facts(case, inversion, smashed_shape=network.smashed_shape)
+    _pictures(case, inversion, result)
+    write_json(path, result | {"seconds": time.monotonic() - start, "environment": runs.environment(), "command": runs.command_line()})
+    return {**read_json(path), "path": str(path)}
+
+
+def _facts(case: Case, inversion: Inversion, *, smashed_shape: Sequence[int]) -> dict[str, Any]:
+    """The result file but for time and place."""
+    options = case.options
+    by_budget = options.method == "decoder" and options.preset == "strong"
+    return {
+        "kind": "attack", "name": options.method, "preset": options.preset if options.method == "decoder" else None,
+        "budget": options.budget if by_budget else None, **inversion.result, "sets": case.sets.record,
+        "notices": list(case.sets.notices), "cut": case.checkpoint.config.cut, "smashed_shape": list(smashed_shape),
+        "run": case.checkpoint.run_dir.name, "dataset": case.checkpoint.config.dataset, "options": case.identity,
+        "checkpoint": case.checkpoint.reference,
+    }
+
+
+def _pictures(case: Case, inversion: Inversion, result: dict[str, Any]) -> None:
+    """`images.png` of the first targets, and every reconstruction of the first seed as a tensor."""
+    count = min(SHOWN, len(case.targets))
+    found = inversion.images[0]
+    captions = tuple(f"SSIM {s:.2f}" for s in judge.score(found[:count], case.targets[:count]).ssim)
+    seeds = f"\nfirst of {len(inversion.images)} seeds" if len(inversion.images) > 1 else ""
+    rows = [
+        picture.Row("original", case.targets[:count]),
+        picture.Row(f"reconstruction{seeds}", found[:count], captions),
+        picture.Row("blind guess\nmean of own images", inversion.blind.expand_as(found[:count])),
+    ]
+    title = f"{name(result)} at cut {result['cut']}: {result['run']}, step {case.checkpoint.step}"
+    picture.save(picture.draw(rows, title=title, subtitle=inversion.verdict), case.directory / "images.png")
+    tensors = {"targets": case.sets.targets.images, "reconstructions": found.half(), "blind": inversion.blind.half()}
+    write_tensors(case.directory / "reconstructions.safetensors", tensors, {"verdict": inversion.verdict})
+
+
+def main(argv: Sequence[str]) -> None:
+    """`python -m attacks.invert`."""
+    words = list(argv)
+    for i, word in enumerate(words):  # without a value: the newest finished run, as if the flag were absent
+        if word == "--checkpoint" and (i + 1 == len(words) or words[i + 1].startswith("--")):
+            del words[i]
+            break
+    options = fields.parse(Options, words, "python -m attacks.invert", __doc__ or "", epilog=(
+        f"{table()}\n\n"
+        "examples:\n"
+        "  python -m attacks.invert --checkpoint runs/RUN                                # decoder, three seeds\n"
+        "  python -m attacks.invert --checkpoint runs/RUN --method ridge                 # seconds\n"
+        "  python -m attacks.invert --checkpoint runs/RUN --budget quick --aux 500       # a weaker attacker, sooner\n"
+        "  python -m attacks.invert --checkpoint runs/RUN --preset published             # as ResSFL and MocoSFL attack\n\n"
+        "writes RUN/attacks/METHOD-HASH/result.json, images.png and reconstructions.safetensors; a result that exists is printed, not\n"
+        "computed again"))
+    allocator.keep_freed_memory()
+    result = run(options)
+    print(show(result))
+    print(suggest(result, options.checkpoint))
+
+
+if __name__ == "__main__":
+    raise SystemExit(fields.command(main))

@@ -1,0 +1,36 @@
+"""The table of inversion attacks: one row a file."""
+
+from __future__ import annotations
+
+from attacks import blind, decoder, ridge
+from attacks.api import METHODS as NAMES
+from attacks.api import Method
+
+_SETS = ("method", "aux", "targets")
+
+METHODS: dict[str, Method] = {
+    "blind": Method(blind.attack, needs=("aux",), options=_SETS, seeded=False, cost="seconds", source="mean of the attacker's images"),
+    "ridge": Method(ridge.attack, needs=("smashed", "query", "aux"), options=_SETS, seeded=False, cost="seconds",
+                    source="closed form; docs/attacks.md"),
+    "decoder": Method(decoder.attack, needs=("smashed", "query", "aux"), seeded=True, cost="minutes", source="ResSFL, MocoSFL",
+                      options=(*_SETS, "preset", "budget", "seeds", "seed", "precision", "decoder")),
+}
+"""Name -> attack, what it needs, what it costs and where it is from; `attacks.api.METHODS` has the names alone."""
+
+YARDSTICKS: dict[str, Method] = {
+    "grey": Method(blind.grey, needs=("aux",), options=(), seeded=False, cost="seconds", source="grey 0.5"),
+    "nearest_aux": Method(blind.nearest, needs=("smashed", "query", "aux"), options=(), seeded=False, cost="seconds",
+                          source="nearest of the attacker's images in z"),
+    "random_decoder": Method(blind.random_decoder, needs=("smashed", "aux"), options=(), seeded=False, cost="seconds",
+                             source="decoder at its initial weights"),
+}
+"""Printed beside the blind guess; not attackers."""
+
+assert tuple(METHODS) == NAMES
+
+
+def table() -> str:
+    """Attack, needs, cost and source as lines of text."""
+    rows = [("attack", "needs", "cost", "source")] + [(name, ", ".join(m.needs), m.cost, m.source) for name, m in METHODS.items()]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    return "\n".join("  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3])) for row in rows)

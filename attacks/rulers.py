@@ -1,0 +1,50 @@
+"""The ruler beside every attack: the same attack on the same network before training, on the same images.
+
+It does not depend on the run's training, so it is computed once for all runs in a folder and kept in `<runs>/.rulers/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attacks.judge import Scores
+from ssl_split.config import RESULTS_VERSION
+from ssl_split.data.images import ImageSet
+from ssl_split.files import read_json, write_json
+
+_COLUMNS = ("mse", "psnr", "ssim", "ssim_resfl")
+
+
+def digest(images: ImageSet) -> str:
+    """A hash of images in their order."""
+    return hashlib.sha256("".join(images.digests()).encode()).hexdigest()[:32]
+
+
+def cached(folder: Path, key: Mapping[str, Any], compute: Callable[[], Scores]) -> Scores:
+    """The ruler with this key: read if it was computed before, else computed and kept.
+
+    Args:
+        folder: Where rulers are kept; made when needed.
+        key: Everything that changes the scores, plain values; `attack` names the attack.
+        compute: Called when there is no such ruler, or its file is damaged.
+    """
+    full = json.loads(json.dumps({"results_version": RESULTS_VERSION, **key}, sort_keys=True))
+    name = hashlib.sha256(json.dumps(full, sort_keys=True).encode()).hexdigest()[:12]
+    path = folder / f"invert-{key['attack']}-untrained-{name}.json"
+    if path.is_file():
+        try:
+            known = read_json(path)
+            if known["key"] == full:
+                mse, psnr, ssim, resfl = (torch.tensor(known["per_image"][c], dtype=torch.float64) for c in _COLUMNS)
+                return Scores(mse, psnr, ssim, resfl, {})
+        except (ValueError, KeyError, TypeError):
+            pass  # a damaged file costs a computation, not the attack
+    found = compute()
+    write_json(path, {"key": full, "per_image": {c: getattr(found, c).tolist() for c in _COLUMNS}})
+    return found

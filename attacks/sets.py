@@ -1,0 +1,143 @@
+"""Which images are attacked and which the attacker owns.
+
+Targets are training images of the clients, a fixed list. The attacker's images come from the official test split, which no client
+holds; an image that is also a member or a target, or that comes twice, is dropped by its content hash.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attacks.view import OwnImages
+from ssl_split import rng
+from ssl_split.data.images import Dataset, ImageSet, to_float
+
+TARGET_SEED = AUX_SEED = 0
+"""Seeds of their own: the lists depend on the images and on who holds them, not on the run's or the attacker's seed."""
+VALIDATION_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Targets and the attacker's images.
+
+    Attributes:
+        targets: Attacked member images.
+        clients: Client of every target, int64 `(n,)`.
+        aux: The attacker's images in random order.
+        record: Counts for the result file.
+        notices: Sentences for the user where something was clipped.
+    """
+
+    targets: ImageSet
+    clients: Tensor
+    aux: ImageSet
+    record: dict[str, int]
+    notices: tuple[str, ...]
+
+
+def choose(dataset: Dataset, parts: Sequence[Tensor], *, targets: int, aux: int, aux_given: bool = True) -> Sets:
+    """Draw targets and the attacker's images.
+
+    Args:
+        dataset: The run's images.
+        parts: Indices into `dataset.train` of every client's images.
+        targets: Wanted number of targets.
+        aux: Wanted number of the attacker's images.
+        aux_given: Whether a person asked for this number, and is told if there are fewer.
+
+    Raises:
+        ValueError: too few images to attack or to attack with.
+    """
+    members = dataset.train.select(torch.cat(list(parts)))
+    order, clients = target_order(dataset.train.labels, parts)
+    keep = distinct(dataset.train.select(order).digests(), ())
+    chosen = order[keep][:targets]
+    own = torch.randperm(len(dataset.test), generator=rng.generator(AUX_SEED, "aux"))
+    hashes = dataset.test.select(own).digests()
+    held = set(members.digests())
+    free = distinct(hashes, held)
+    shared = sum(digest in held for digest in hashes)
+    if len(chosen) < 2 or len(free) < 2:
+        raise ValueError(f"{dataset.name} leaves {len(chosen)} images to attack and {len(free)} to attack with (test images that no "
+                         "client holds): at least 2 of each are needed")
+    notices = []
+    if len(chosen) < targets:
+        notices.append(f"only {len(chosen)} of the {targets} targets exist: the clients hold no more different images")
+    if len(free) < aux and aux_given:
+        notices.append(f"only {len(free)} of the {aux} images for the attacker exist: the test split holds no more that no client has")
+    found = dataset.test.select(own[free[:aux]])
+    record = {"targets_wanted": targets, "targets": len(chosen), "aux_wanted": aux, "aux": len(found), "aux_available": len(free),
+              "aux_dropped_members": shared, "aux_dropped_repeated": len(own) - len(free) - shared}
+    return Sets(dataset.train.select(chosen), clients[keep][:targets], found, record, tuple(notices))
+
+
+def target_order(labels: Tensor | None, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """All members, in the order in which they become targets: clients take turns, and a client's classes take turns.
+
+    Args:
+        labels: int64 labels of the training images, or None.
+        parts: Indices of every client's images.
+
+    Returns:
+        Indices into the training images and the client of each, `(members,)`. A prefix of any length is balanced.
+    """
+    generator = rng.generator(TARGET_SEED, "targets")
+    place_of = torch.randperm(len(parts), generator=generator).tolist()
+    rows: list[tuple[int, int, int, int]] = []
+    for client, part in enumerate(parts):
+        mixed = part[torch.randperm(len(part), generator=generator)]
+        classes = [0] * len(mixed) if labels is None else labels[mixed].tolist()
+        first = torch.randperm(max(classes, default=0) + 1, generator=generator).tolist()
+        met: Counter[int] = Counter()
+        order = []
+        for image, c in zip(mixed.tolist(), classes, strict=True):
+            order.append((met[c], first[c], image))  # round, the class's place in a round, image
+            met[c] += 1
+        rows += [(turn, place_of[client], image, client) for turn, (_, _, image) in enumerate(sorted(order))]
+    rows.sort()
+    return torch.tensor([r[2] for r in rows], dtype=torch.int64), torch.tensor([r[3] for r in rows], dtype=torch.int64)
+
+
+def distinct(digests: Sequence[str], forbidden: Sequence[str] | set[str]) -> Tensor:
+    """Places of the first image of every hash that is not forbidden, int64."""
+    seen = set(forbidden)
+    keep = []
+    for place, digest in enumerate(digests):
+        if digest not in seen:
+            seen.add(digest)
+            keep.append(place)
+    return torch.tensor(keep, dtype=torch.int64)
+
+
+def split(aux: Tensor) -> OwnImages:
+    """The attacker's images in [0, 1], every tenth (at least one) of them for validation.
+
+    Args:
+        aux: `(n, 3, S, S)`, uint8 or floats in [0, 1], n at least 2.
+    """
+    images = to_float(aux) if aux.dtype == torch.uint8 else aux
+    every = max(2, min(round(1 / VALIDATION_SHARE), len(images)))
+    held_out = torch.arange(len(images)) % every == every - 1
+    return OwnImages(images[~held_out], images[held_out])
+
+
+def refuse_shared(targets: Tensor, aux: Tensor) -> None:
+    """Check that no auxiliary image is a target, by content at 8 bits.
+
+    Raises:
+        ValueError: it says how many are, and which is the first.
+    """
+    def digests(images: Tensor) -> list[str]:
+        return ImageSet((images.detach() * 255).round().byte()).digests()
+
+    known = set(digests(targets))
+    shared = [i for i, digest in enumerate(digests(aux)) if digest in known]
+    if shared:
+        raise ValueError(f"{len(shared)} of the {len(aux)} auxiliary images are targets (the first is image {shared[0]}): an attacker "
+                         "who owns the target needs no attack; take them out")

@@ -1,0 +1,66 @@
+"""An attack's result as text: the small table with its rulers, the verdict, where the picture is, what to run next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+_COLUMNS = ("mse", "psnr", "ssim", "r2")
+_YARDSTICKS = {"grey": "grey 0.5", "mean_colour": "own mean colour (uses the truth)", "nearest_aux": "nearest own image in z",
+               "random_decoder": "untrained decoder"}
+
+
+def name(result: dict[str, Any]) -> str:
+    """Attack with preset and budget, e.g. `decoder (strong, standard)`."""
+    inside = ", ".join(str(result[k]) for k in ("preset", "budget") if result.get(k))
+    return f"{result['name']} ({inside})" if inside else str(result["name"])
+
+
+def show(result: dict[str, Any]) -> str:
+    """The lines that a command ends with, all but the last."""
+    at = result["checkpoint"]
+    shape = "x".join(map(str, result["smashed_shape"]))
+    seeds = f", {len(result['seeds'])} attacker seeds" if len(result["seeds"]) > 1 else ""
+    lines = [
+        f"{name(result)} on {result['run']}, step {at['step']}{'' if at['finished'] else ', unfinished'}: cut {result['cut']}, {shape} "
+        "numbers per image",
+        f"{result['targets']} targets, {result['aux']} images of the attacker's own{seeds}; needs {', '.join(result['needs'])}",
+        "", " " * 34 + "".join(f"{c.upper():>9}" for c in _COLUMNS),
+    ]
+    if result["name"] == "blind":
+        lines.append(_row("blind guess (mean image)", result))
+        lines += [_row(text, result["yardsticks"][key]) for key, text in _YARDSTICKS.items()]
+    else:
+        ends = result["intervals"]["r2"]
+        lines.append(f"{_row('this attack', result)}   R2 95 % [{ends[0]:.3f}, {ends[1]:.3f}]")
+        lines.append(_row("blind guess", {c: 0.0 if c == "r2" else result[f"blind_{c}"] for c in _COLUMNS}))
+        if result["untrained_mse"] is not None:
+            lines.append(_row("untrained client", {c: result[f"untrained_{c}"] for c in _COLUMNS}))
+    lines += ["", result["verdict"], *(f"Note: {notice}." for notice in notes(result))]
+    return "\n".join([*lines, f"picture: {Path(result['path']).with_name('images.png')}"])
+
+
+def _row(title: str, values: dict[str, Any]) -> str:
+    return f"  {title:<32}{values['mse']:9.4f}{values['psnr']:9.2f}{values['ssim']:9.3f}{values['r2']:9.3f}"
+
+
+def notes(result: dict[str, Any]) -> list[str]:
+    """What a reader of the numbers should know besides."""
+    found = list(result["notices"])
+    if result["still_improving"]:
+        found.append("the decoder was still improving at its end, so a longer one (--budget paper) may see more")
+    if result["name"] == "ridge" and result["per_seed"][0]["lambda_at_edge"]:
+        found.append("the best penalty is at the edge of the grid")
+    if result["dataset"] == "digits":
+        found.append("digits only show that everything works; conclusions need real images")
+    return found
+
+
+def suggest(result: dict[str, Any], checkpoint: str | None) -> str:
+    """The last line: what to run next on the same checkpoint."""
+    target = checkpoint or Path(result["path"]).parents[2]
+    stronger = {"blind": "--method ridge", "ridge": "--method decoder"}.get(result["name"])
+    if stronger is None and result["preset"] == "published":
+        stronger = "--preset strong"
+    words = f"attacks.invert --checkpoint {target} {stronger}" if stronger else f"probes.linear --checkpoint {target}"
+    return f"next: python -m {words}"
