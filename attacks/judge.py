@@ -35,20 +35,22 @@ class Scores:
         return mean | {name: value.nanmean().item() for name, value in self.extras.items()}
 
 
-def score(images: Tensor, targets: Tensor) -> Scores:
+def score(images: Tensor, targets: Tensor, *, extras: bool = False) -> Scores:
     """Compare reconstructions with the targets.
 
     Args:
         images: `(n, 3, S, S)` in [0, 1], or `(1, 3, S, S)` for one guess for all.
         targets: `(n, 3, S, S)` in [0, 1].
+        extras: Also compute the slower measures of `quality.EXTRAS`.
 
     Raises:
         ValueError: values outside [0, 1], or images too small for SSIM.
     """
     found, truth = images.detach().float().expand(targets.shape).cpu(), targets.detach().float().cpu()
     error = quality.mse(found.double(), truth.double())
+    more = quality.extras(found, truth) if extras else {}
     return Scores(error, quality.psnr_of(error), quality.ssim(found, truth).double(), quality.ssim_resfl(found, truth).double(),
-                  {name: value.double() for name, value in quality.extras(found, truth).items()})
+                  {name: value.double() for name, value in more.items()})
 
 
 def mean_colour(targets: Tensor) -> Tensor:

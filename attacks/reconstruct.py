@@ -109,7 +109,7 @@ def judged(victim: Victim, targets: Tensor, *, own: OwnImages, options: AttackOp
     blind_view = View({aux_kind: own}, METHODS["blind"].needs, attack="blind")
     blind = METHODS["blind"].run(blind_view, options, options.seed).images
     blind_scores = judge.score(blind, targets)
-    each = [judge.score(guess.images, targets) for guess in found]
+    each = [judge.score(guess.images, targets, extras=True) for guess in found]
     mine = judge.mean_over_seeds(each)
     uses_wire = "smashed" in method.needs
     before = untrained() if untrained is not None and uses_wire else None if uses_wire else mine

@@ -146,6 +146,12 @@ def choose(fitted: Ridge, scores: Tensor, pixels: Tensor) -> tuple[float, dict[f
     return min(errors, key=lambda penalty: errors[penalty]), errors
 
 
+def at_edge(errors: dict[float, float]) -> bool:
+    """Whether a penalty beyond the grid may be better: the best is the last one, and clearly better than the one before it."""
+    values = list(errors.values())
+    return min(values) < 0.99 * min(values[1:-1])
+
+
 def attack(view: View, options: AttackOptions, seed: int) -> Guess:
     """Fit on the attacker's images, choose lambda on a tenth of them, reconstruct the targets."""
     own = view.aux
@@ -160,6 +166,6 @@ def attack(view: View, options: AttackOptions, seed: int) -> Guess:
         pixels = fitted.solution.predict(fitted.scores(targets), penalty=penalty)
         bar.advance(validation_mse=errors[penalty])
     images = pixels.clamp(0, 1).to(own.fit.dtype).view(-1, *own.fit.shape[1:])
-    notes = {"lambda": penalty, "lambda_at_edge": penalty in (LAMBDAS[0], LAMBDAS[-1]), "dual": fitted.dual,
+    notes = {"lambda": penalty, "lambda_at_edge": at_edge(errors), "dual": fitted.dual,
              "validation_mse_by_lambda": {f"{k:g}": v for k, v in errors.items()}}
     return Guess(images, errors[penalty], notes)

@@ -2,13 +2,14 @@
 
 `--mode frozen` (default): frozen features and the classifier Linear(512)-BatchNorm-ReLU-Linear(classes). `--mode full`: the
 same classifier on top, and the whole network is trained with it; its untrained ruler is then training from scratch on those
-labels, and its raw-pixel ruler the classifier alone. Adam with one cosine to 0, no augmentation, the last epoch reported. The
+labels, and its raw-pixel ruler the classifier of the frozen mode. Adam with one cosine to 0, no augmentation, the last epoch reported. The
 labelled images are drawn class by class, at least one of each; those of a smaller share are among those of a larger one.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -38,7 +39,7 @@ class Options(Common):
     mode: str = field("frozen", "frozen: a classifier on frozen features; full: the whole network moves (slower)",
                       choices=("frozen", "full"))
     epochs: int | None = field(None, "passes over the labelled images (default: frozen 100, full 30)", low=1)
-    lr: float | None = field(None, "rate of Adam at the start (default: frozen 1e-3, full 3e-4)", above=0)
+    lr: float = field(1e-3, "rate of Adam at the start; it falls to 0 as one cosine", above=0)
     batch_size: int = field(128, "images per step", low=2)
     seed: int = field(0, "seed of the labels drawn, initial weights and order", low=0)
 
@@ -46,11 +47,6 @@ class Options(Common):
     def passes(self) -> int:
         """Epochs that are run."""
         return self.epochs or (100 if self.mode == "frozen" else 30)
-
-    @property
-    def rate(self) -> float:
-        """Learning rate that is used."""
-        return self.lr or (1e-3 if self.mode == "frozen" else 3e-4)
 
 
 def labelled(labels: Tensor, fraction: float, *, seed: int) -> Tensor:
@@ -116,11 +112,13 @@ def run(options: Options) -> list[dict[str, Any]]:
 
 def _measure(subject: Subject, *, options: Options, fraction: float) -> Outcome:
     """Train on a share of the labels, then read the test labels."""
+    if subject.network is None:  # nothing to move in pixels: the strongest ruler is the classifier trained as in the other mode
+        options = dataclasses.replace(options, mode="frozen")
     train_labels = subject.dataset.train.labels
     assert train_labels is not None  # the bench refuses data without labels
     indices = labelled(train_labels, fraction, seed=options.seed)
     classes = int(train_labels.max()) + 1
-    if options.mode == "frozen" or subject.network is None:
+    if subject.network is None or options.mode == "frozen":
         inputs, labels = subject.features("train", indices)
         test, test_labels = subject.features("test")
         model: nn.Module = classifier(inputs.shape[1], classes, seed=options.seed)
@@ -131,12 +129,12 @@ def _measure(subject: Subject, *, options: Options, fraction: float) -> Outcome:
                       precision=options.precision)
     model = model.to(inputs.device)
     with progress(options.passes, f"{options.mode} fine-tuning with {fraction:.3g} of the labels, {subject.title}") as bar:
-        for _, loss in classify.train(model, inputs, labels=labels, epochs=options.passes, lr=options.rate,
+        for _, loss in classify.train(model, inputs, labels=labels, epochs=options.passes, lr=options.lr,
                                       batch_size=options.batch_size, seed=options.seed):
             bar.advance(loss=loss)
     found = classify.rate(model, test, labels=test_labels, batch_size=options.extract_batch_size)
     return Outcome(found, {"title": f"fine-tune probe ({options.mode}, {fraction:.3g} of the labels: {len(indices)} images)",
-                           "mode": options.mode, "fraction": fraction, "epochs": options.passes, "lr": options.rate,
+                           "mode": options.mode, "fraction": fraction, "epochs": options.passes,
                            "train_images": len(indices), "train_loss": loss})
 
 

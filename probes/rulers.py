@@ -83,9 +83,10 @@ def verdict(run: Mapping[str, float], rulers: Mapping[str, Mapping[str, float]])
         elif run["high"] < ruler["low"]:
             relation = "clearly worse than {}"
         elif run["accuracy"] > ruler["accuracy"]:
-            relation = "above {}, but their 95 % intervals overlap"
+            relation = "above {} with overlapping 95 % intervals"
         else:
             relation = "not better than {}"
         groups.setdefault(relation, []).append(f"{NAMES[key]} ({ruler['accuracy']:.3f})")
-    said = ", and ".join(relation.format(" and ".join(names)) for relation, names in groups.items())
+    contrast = len({relation.startswith(("clearly better", "above")) for relation in groups}) > 1
+    said = (", but " if contrast else ", and ").join(relation.format(" and ".join(names)) for relation, names in groups.items())
     return f"This run ({run['accuracy']:.3f}) is {said}."

@@ -17,8 +17,6 @@ from ssl_split.algorithms.api import State
 from ssl_split.files import read_tensors, write_tensors
 from ssl_split.run import checkpoints, read_header
 
-_WHOLE = ("ledger.current", "ledger.total", "cohort", "positions")
-
 
 class Checkpoints:
     """The checkpoints of one run."""
@@ -47,9 +45,11 @@ class Checkpoints:
         whole = {"ledger.current": state.ledger.current, "ledger.total": state.ledger.total, "cohort": state.cohort,
                  "positions": state.positions}
         tensors = {f"whole/{name}": t for name, t in whole.items()} | {f"tensor/{name}": t for name, t in state.tensors.items()}
+        # between rounds the rows of a drawn cohort are in the store and in the shared trees; the next cohort gathers its own
+        gathered = state.step_in_round > 0 or len(state.cohort) == len(state.positions)
         for name, tree in state.trees.items():
             if name.startswith("cohort."):
-                tensors[f"flat/{name}"] = tree.flat
+                tensors |= {f"flat/{name}": tree.flat} if gathered else {}
             else:
                 tensors |= {f"{name}/{key}": tree[key] for key in tree}
         path = self.folder / f"step-{state.step:08d}.safetensors"
@@ -71,7 +71,8 @@ class Checkpoints:
         header = read_header(path)
         for name, tree in state.trees.items():
             if name.startswith("cohort."):
-                tree.flat.copy_(read_tensors(path, f"flat/{name}")[""])
+                for rows in read_tensors(path, f"flat/{name}").values():
+                    tree.flat.copy_(rows)
             else:
                 trees.fill(tree, read_tensors(path, f"{name}/"))
         for name, tensor in read_tensors(path, "tensor/").items():

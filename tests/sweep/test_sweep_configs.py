@@ -1,0 +1,31 @@
+"""The sweep files that come with the project are legal and have the size their headers state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ssl_split.sweep import plan
+from ssl_split.sweep.jobs import jobs
+
+FOLDER = Path(__file__).parents[2] / "configs" / "sweeps"
+SIZES = {"quick": (12, 36), "photos": (5, 15), "privacy_utility": (54, 432)}
+"""Name -> trainings, jobs."""
+
+
+def test_every_sweep_file_is_known_here() -> None:
+    assert {p.stem for p in FOLDER.glob("*.yaml")} == SIZES.keys()
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes(name: str, tmp_path: Path) -> None:
+    sweep = plan.read(FOLDER / f"{name}.yaml")
+    assert (len(sweep.cells), len(jobs(sweep, tmp_path))) == SIZES[name]
+
+
+def test_privacy_utility_covers_all_cuts_with_three_seeds() -> None:
+    sweep = plan.read(FOLDER / "privacy_utility.yaml")
+    places = {(c.config.algorithm, c.config.cut, c.config.seed) for c in sweep.cells}
+    assert places == {(a, cut, s) for a in ("mocosfl", "monacosfl") for cut in range(1, 18, 2) for s in range(3)}
+    assert {(c.config.dataset, c.config.width, c.config.rounds) for c in sweep.cells} == {("cifar10", 1.0, 200)}
