@@ -47,9 +47,9 @@ def standardisation(features: Features) -> Scale:
     mean = total / len(features)
     deviation = (square / len(features) - mean.square()).clamp(min=0).sqrt()
     centre = mean + shift[0]
-    alive = deviation > 1e-6 * (centre.abs() + deviation.max())
-    factor = torch.where(alive, 1 / (deviation.where(alive, deviation.new_ones(())) * alive.sum().clamp(min=1).sqrt()), 0.0)
     dtype = features[:1].dtype
+    alive = deviation > 16 * torch.finfo(dtype).eps * centre.abs() + 1e-30  # below is rounding of a constant
+    factor = torch.where(alive, 1 / (deviation.where(alive, deviation.new_ones(())) * alive.sum().clamp(min=1).sqrt()), 0.0)
     return Scale(centre.to(dtype), factor.to(dtype))
 
 

@@ -189,9 +189,10 @@ class Bench:
             weights = {"file": self.checkpoint.path.name, "step": self.checkpoint.step}
             folder = run.result_dir(self.checkpoint.run_dir, "probes", name, {**numbers, "checkpoint": weights})
             path = folder / "result.json"
-            if path.is_file():
+            known = _known(path)
+            if known is not None:
                 print(f"{path} exists and is not computed again", file=sys.stderr)
-                found.append({**run.read_json(path), "path": str(path)})
+                found.append({**known, "path": str(path)})
             else:
                 new.append({**self._measured(name, numbers, measure), "path": str(path)})
                 found.append(new[-1])
@@ -238,6 +239,15 @@ class Bench:
         }
 
 
+def _known(path: Path) -> dict[str, Any] | None:
+    """A result that exists; a damaged file counts as none and is written anew."""
+    try:
+        values = run.read_json(path) if path.is_file() else None
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) else None
+
+
 def labelled(dataset: Dataset) -> None:
     """Refuse images that cannot be probed.
 
@@ -267,29 +277,3 @@ def options(cls: type[T], argv: Sequence[str], prog: str, *, description: str, e
             del words[i]
             break
     return fields.parse(cls, words, prog, description, epilog)
-
-
-def show(result: dict[str, Any]) -> str:
-    """The small table of one result and what it means."""
-    at = result["checkpoint"]
-    seen = result["features"]
-    if "features_shape" in result:
-        shapes = ["x".join(map(str, result[k])) for k in ("features_shape", "smashed_shape")]
-        seen += f" ({shapes[0]})" if shapes[0] == shapes[1] else f" ({shapes[0]}, averaged from {shapes[1]})"
-    title = result["title"]
-    rows = [("this run", result)] + [(name.removeprefix('the '), result[key]) for key, name in rulers.NAMES.items()]
-    state = "" if at["finished"] else ", unfinished"
-    lines = [f"{title} on {seen} features of {result['run']}, step {at['step']}{state}", ""]
-    lines += [f"  {name:<18} {row['accuracy']:.3f}   95 % [{row['low']:.3f}, {row['high']:.3f}]" for name, row in rows]
-    lines += ["", f"Accuracy on {result['test_images']} test images of {result['dataset']}. {result['verdict']}"]
-    if seen.startswith("smashed"):
-        lines.append("On smashed data a high accuracy is leakage: the server can read the classes from what clients send.")
-    if result["dataset"] == "digits":
-        lines.append("Digits only show that everything works; conclusions need real images.")
-    return "\n".join([*lines, f"written: {result['path']}"])
-
-
-def suggest(result: dict[str, Any], options: Common, words: str) -> str:
-    """The last line of a probe: what to run next on the same checkpoint."""
-    target = options.checkpoint or Path(result["path"]).parents[2]
-    return f"next: python -m {words.format(target)}"

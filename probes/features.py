@@ -65,13 +65,12 @@ def extract(
         raise ValueError(f"features = {kind!r} do not exist; legal: {', '.join(KINDS)}")
     if len(images) == 0:
         raise ValueError("there are no images to compute features of")
-    like = next(network.parameters())
+    device = next(network.parameters()).device
     found = torch.empty(0)
     done = 0
-    with evaluation(network), torch.autocast(like.device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with evaluation(network), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         for batch in images.split(batch_size):
-            x = normalise(to_float(batch.to(like.device), like.dtype), mean, std).contiguous(memory_format=torch.channels_last)
-            rows = _forward(network, x, kind, limit).float()
+            rows = _forward(network, batch, kind, mean, std, limit).float()
             if done == 0:  # one allocation for all: a list of parts would need the memory twice when joined
                 found = torch.empty(len(images), rows.shape[1])
             found[done : done + len(batch)] = rows.cpu()
@@ -83,8 +82,10 @@ def extract(
     return found
 
 
-def _forward(network: Network, x: Tensor, kind: str, limit: int) -> Tensor:
-    """Features of one batch, `(B, d)`."""
+def _forward(network: Network, batch: Tensor, kind: str, mean: Triple, std: Triple, limit: int) -> Tensor:
+    """Features `(B, d)` of one batch of uint8 images."""
+    like = next(network.parameters())
+    x = normalise(to_float(batch.to(like.device), like.dtype), mean, std).contiguous(memory_format=torch.channels_last)
     if kind == "backbone":
         return network.features(x)
     if kind == "projector":

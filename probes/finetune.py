@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probes import bench, classify
+from probes import bench, classify, table
 from probes.bench import Bench, Common, Outcome, Subject
 from ssl_split import fields, rng
 from ssl_split.data.images import Dataset, normalise, to_float
@@ -146,8 +146,8 @@ def main(argv: Sequence[str]) -> None:
         "  python -m probes.finetune --checkpoint runs/RUN --mode full --fractions 0.1\n\n"
         "writes RUN/probes/finetune-HASH/result.json for each share of labels; a result that exists is printed, not recomputed"))
     results = run(made)
-    print("\n\n".join(bench.show(result) for result in results))
-    print(bench.suggest(results[-1], made, "attacks.invert --checkpoint {}"))
+    print("\n\n".join(table.show(result) for result in results))
+    print(table.suggest(results[-1], made, "attacks.invert --checkpoint {}"))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from lightly.utils.benchmarking import knn_predict
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from probes import bench
+from probes import bench, table
 from probes.bench import Bench, Common, Outcome, Subject
 from probes.features import extract
 from probes.statistics import Rate
@@ -119,8 +119,8 @@ def main(argv: Sequence[str]) -> None:
         "  python -m probes.knn --checkpoint runs/RUN --features smashed       # leakage at the cut\n\n"
         "writes RUN/probes/knn-HASH/result.json; a result that exists is printed, not computed again"))
     result = run(made)
-    print(bench.show(result))
-    print(bench.suggest(result, made, "probes.linear --checkpoint {}"))
+    print(table.show(result))
+    print(table.suggest(result, made, "probes.linear --checkpoint {}"))
 
 
 if __name__ == "__main__":

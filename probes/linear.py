@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from probes import bench, classify
+from probes import bench, classify, table
 from probes.bench import Bench, Common, Outcome, Subject
 from probes.statistics import Rate
 from ssl_split import fields, rng
@@ -126,8 +126,8 @@ def main(argv: Sequence[str]) -> None:
         "  python -m probes.linear --checkpoint runs/RUN --features smashed     # leakage at the cut\n\n"
         "writes RUN/probes/linear-HASH/result.json; a result that exists is printed, not computed again"))
     result = run(made)
-    print(bench.show(result))
-    print(bench.suggest(result, made, "attacks.invert --checkpoint {}"))
+    print(table.show(result))
+    print(table.suggest(result, made, "attacks.invert --checkpoint {}"))
 
 
 if __name__ == "__main__":

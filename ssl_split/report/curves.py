@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from ssl_split.report.collect import Run, number
-from ssl_split.report.draw import DASHES, MARKERS, Drawing, canvas, finish, looks, shades
+from ssl_split.report.draw import DASHES, MARKERS, Drawing, canvas, finish, heading, legend, looks, shades
 from ssl_split.report.table import Study, depth
 
 POINTS = 120
@@ -88,7 +88,7 @@ def _curves(study: Study, folder: Path, name: str, *, title: str, label: str, ca
                        markevery=max(len(x) // 6, 1), linewidth=1.3, label=f"cut {group.cut}")
             if len(group.runs) > 1:
                 panel.fill_between(x, [scale * v for v in low], [scale * v for v in high], color=color, alpha=0.15, linewidth=0)
-        panel.set_title(one)
+        heading(panel, one)
         panel.set_xlabel("round")
         if log:
             panel.set_yscale("log")
@@ -105,14 +105,14 @@ def _legend(figure: Any, panels: Sequence[Any]) -> None:
         for handle, name in zip(*panel.get_legend_handles_labels(), strict=True):
             entries.setdefault(name, handle)
     names = sorted(entries, key=lambda text: depth(int(text[4:]) if text[4:].isdigit() else text[4:]))
-    figure.legend([entries[n] for n in names], names, loc="outside right center", frameon=False, fontsize=8, handlelength=3)
+    figure.legend([entries[n] for n in names], names, loc="outside right center", handlelength=3)
 
 
 def _final(study: Study, folder: Path) -> Drawing | None:
     """Online-momentum distance at the last synchronisation against the cut, algorithms side by side."""
     if not any("online_to_momentum" in g.values for g in study.groups):
         return None
-    figure, (panel,) = canvas(6.2, 3.8)
+    figure, (panel,) = canvas(6.2, 3.5)
     places = {cut: i for i, cut in enumerate(study.cuts)}
     for series, style in looks(study.series).items():
         rows = sorted((places[g.cut], g.values["online_to_momentum"].mean) for g in study.groups
@@ -123,6 +123,6 @@ def _final(study: Study, folder: Path) -> Drawing | None:
     panel.set_xlim(-0.5, len(study.cuts) - 0.5)
     panel.set_xlabel("cut (deeper: more layers on the client)")
     panel.set_ylabel("online to momentum, last sync")
-    panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, handlelength=3)
+    legend(figure, [panel])
     return finish(figure, folder, name="divergence", title="Online-momentum distance at the end against the cut", caption=(
         "Mean squared difference per parameter between each online client and its own momentum client, before the last synchronisation."))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -24,6 +25,12 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)))
+
+_SHORT = 30
+"""Letters of a name that fits into half a legend or over a panel."""
+
+_LINE = 0.17
+"""Height of a line in a legend, in inches."""
 
 _HALF_PAGE = 7.0
 """Inches above which a figure does not fit beside another."""
@@ -91,6 +98,25 @@ def canvas(width: float, height: float, columns: int = 1, *, share_y: bool = Fal
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(1, columns, squeeze=False, sharey=share_y)[0])
+
+
+def legend(figure: Figure, panels: Sequence[Any], *, columns: int = 2) -> None:
+    """One legend above all panels, every name once; long names wrap and take one column, and the figure grows by the rows."""
+    entries: dict[str, Any] = {}
+    for panel in panels:
+        for handle, name in zip(*panel.get_legend_handles_labels(), strict=True):
+            entries.setdefault(name, handle)
+    if any(len(name) > _SHORT for name in entries):
+        columns = max(1, columns // 2)
+    names = ["\n".join(textwrap.wrap(name, 2 * _SHORT)) for name in entries]
+    lines = sum(name.count("\n") + 1 for name in names)
+    figure.set_figheight(figure.get_figheight() + _LINE * -(-lines // columns))
+    figure.legend(list(entries.values()), names, loc="outside upper center", ncols=columns, handlelength=3)
+
+
+def heading(panel: Any, text: str) -> None:
+    """The title of one of several panels, wrapped so that it does not run into the next."""
+    panel.set_title("\n".join(textwrap.wrap(text, _SHORT)), fontsize=8.5 if len(text) > _SHORT else None)
 
 
 def finish(figure: Figure, folder: Path, *, name: str, title: str, caption: str) -> Drawing:

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ssl_split.report.draw import INK, MUTED, Drawing, Look, canvas, finish, looks
+from ssl_split.report.draw import INK, MUTED, Drawing, Look, canvas, finish, legend, looks
 from ssl_split.report.table import MONITOR, Group, Study, pareto, ruler
 
 ERROR_BARS = "Bars: 95 % interval over images for one seed, standard deviation for two, t-interval from three seeds on."
@@ -74,22 +74,18 @@ def _shifts(study: Study) -> dict[str, float]:
     return {series: (i - (count - 1) / 2) * min(0.09, 0.5 / max(count, 1)) for i, series in enumerate(study.series)}
 
 
-def _legend(panel: Any, *, columns: int = 2) -> None:
-    panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, handlelength=3)
-
-
 def accuracy(study: Study, folder: Path) -> Drawing | None:
     """Accuracy against the cut."""
     if not has(study, "accuracy"):
         return None
-    figure, (panel,) = canvas(6.2, 4.0)
+    figure, (panel,) = canvas(6.2, 3.6)
     shifts = _shifts(study)
     for series, style in looks(study.series).items():
         _line(panel, study, series, "accuracy", style, scale=100, shift=shifts[series])
     _ruler(panel, study, "raw_pixels", label="ruler: raw pixels", dash=":", scale=100)
     _ruler(panel, study, "untrained", label="ruler: untrained network", dash="--", scale=100)
     _axis(panel, study, f"accuracy (%), {study.accuracy}")
-    _legend(panel)
+    legend(figure, [panel])
     rulers = " A network that does not beat both grey rulers has learned nothing of use." if study.accuracy != MONITOR else ""
     return finish(figure, folder, name="accuracy", title="Accuracy against the cut", caption=ERROR_BARS + rulers)
 
@@ -98,13 +94,13 @@ def traffic(study: Study, folder: Path) -> Drawing | None:
     """MiB per client against the cut, as counted and by the published formula."""
     if not has(study, "mib_per_client"):
         return None
-    figure, (panel,) = canvas(6.2, 4.0)
+    figure, (panel,) = canvas(6.2, 3.6)
     for series, style in looks(study.series).items():
         _line(panel, study, series, "mib_per_client", style, dash="-", label=f"{series}: counted")
         _line(panel, study, series, "mib_per_client_published_formula", style, dash=":", label=f"{series}: published formula")
     _axis(panel, study, "MiB per client, up and down")
     panel.set_ylim(bottom=0)
-    _legend(panel)
+    legend(figure, [panel])
     return finish(figure, folder, name="traffic", title="Traffic against the cut", caption=(
         "Solid: every encoded byte that crossed the wire. Dotted: the published MocoSFL formula, which leaves out momentum activations, "
         "momentum weights and one direction of the weights. Where the two have their minimum at different cuts, trust the solid line."))
@@ -114,7 +110,7 @@ def reconstruction(study: Study, folder: Path) -> Drawing | None:
     """Error and similarity of the strongest attack's reconstructions against the cut."""
     if not has(study, "mse"):
         return None
-    figure, (left, right) = canvas(9.4, 3.9, 2)
+    figure, (left, right) = canvas(9.4, 3.6, 2)
     shifts = _shifts(study)
     for series, style in looks(study.series).items():
         _line(left, study, series, "mse", style, shift=shifts[series])
@@ -125,8 +121,7 @@ def reconstruction(study: Study, folder: Path) -> Drawing | None:
     _axis(left, study, "MSE (higher: less is seen)")
     left.set_ylim(bottom=0)
     _axis(right, study, "SSIM (lower: less is seen)")
-    handles, names = left.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=4, frameon=False, fontsize=8, handlelength=3)
+    legend(figure, [left], columns=4)
     return finish(figure, folder, name="reconstruction", title="Reconstruction by the strongest attack against the cut", caption=(
         "Images in [0, 1]; the attack with the lowest error on the attacker's own validation images is shown. At or above the blind guess "
         "(the mean of the attacker's images) the attack has learned nothing from the wire. " + ERROR_BARS))
@@ -136,7 +131,7 @@ def plane(study: Study, folder: Path) -> Drawing | None:
     """Accuracy against leakage, one point per setting, Pareto front drawn."""
     if not has(study, "accuracy", "r2"):
         return None
-    figure, (panel,) = canvas(6.2, 4.4)
+    figure, (panel,) = canvas(6.2, 4.0)
     for series, style in looks(study.series).items():
         points = [g for g in study.groups if g.series == series and "accuracy" in g.values and "r2" in g.values]
         panel.plot([g.values["r2"].mean for g in points], [100 * g.values["accuracy"].mean for g in points], linestyle="none",
@@ -153,7 +148,7 @@ def plane(study: Study, folder: Path) -> Drawing | None:
                           label=f"accuracy of {text}")
     panel.set_xlabel("leakage: R2 of the strongest attack (0: knows nothing, 1: perfect)")
     panel.set_ylabel(f"accuracy (%), {study.accuracy}")
-    _legend(panel)
+    legend(figure, [panel])
     return finish(figure, folder, name="plane", title="Privacy-utility plane", caption=(
         "Each point is a setting, its number the cut; better is up and to the left. No point on the front is beaten in accuracy by "
         "one that leaks less."))

@@ -111,5 +111,5 @@ def jobs(sweep: Sweep, out: Path) -> list[Job]:
             numbers[base] = numbers.get(base, 0) + 1
             name = base if numbers[base] == 1 else f"{base}-{numbers[base]}"
             made.append(Job(name, f"{stage.label} {place}", stage.label, setting, config.run_dir,
-                            ("-m", *stage.arguments(config.run_dir)), stage, key))
+                            ("-m", *stage.arguments(config.run_dir, cell.flags)), stage, key))
     return made

@@ -43,6 +43,9 @@ SECTIONS = {"probe": "probes", "attack": "attacks"}
 ELSEWHERE = ("checkpoint", "out")
 """Options of a stage's command that the sweep fills in."""
 
+HANDED_ON = ("data_dir", "device")
+"""Fields of a run that its stages are given too, where the sweep sets them."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -68,10 +71,11 @@ class Stage:
         extra = " ".join(f"{k}={v}" for k, v in self.given.items())
         return f"{self.kind} {self.name}" + (f" {extra}" if extra else "")
 
-    def arguments(self, run: Path) -> tuple[str, ...]:
-        """Words after `python -m`."""
+    def arguments(self, run: Path, flags: Mapping[str, Any]) -> tuple[str, ...]:
+        """Words after `python -m`, for a run that was trained with these flags."""
         method = {"method": self.name} if self.kind == "attack" else {}
-        return (self.module, "--checkpoint", str(run), *flag_words({**method, **self.given}))
+        shared = {k: flags[k] for k in HANDED_ON if k in flags and k in self.options}
+        return (self.module, "--checkpoint", str(run), *flag_words({**method, **shared, **self.given}))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch.func import functional_call, grad, vmap
 from ssl_split.models import heads
 from ssl_split.models.layers import BatchNorm, WSConv2d
 from ssl_split.models.split import ARCHITECTURES, Network, build
+from ssl_split.models.units import pool
 from ssl_split.models.vit import Attention, Block
 
 
@@ -118,6 +119,13 @@ def test_at_the_ends_one_half_is_the_identity() -> None:
     assert torch.equal(full.client.features(x), full.features(x))
     with pytest.raises(ValueError, match="in the half that holds the head"):
         full.server.features(x)
+
+
+def test_pooling_is_the_mean_over_space_or_tokens() -> None:
+    maps, tokens, flat = torch.rand(2, 3, 4, 5), torch.rand(2, 7, 3), torch.rand(2, 3)
+    torch.testing.assert_close(pool(maps), sum(maps[:, :, i, j] for i in range(4) for j in range(5)) / 20)
+    torch.testing.assert_close(pool(tokens), sum(tokens[:, i] for i in range(7)) / 7)
+    assert pool(flat) is flat
 
 
 def test_halves_carry_the_mode_of_the_network() -> None:

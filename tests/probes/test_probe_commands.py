@@ -93,6 +93,13 @@ def test_a_result_that_exists_is_printed_not_computed(
     assert capsys.readouterr().out == first
 
 
+def test_a_damaged_result_is_written_anew(run_dir: Path) -> None:
+    first = knn.run(knn.Options(checkpoint=str(run_dir)))
+    Path(first["path"]).write_text("{")
+    again = knn.run(knn.Options(checkpoint=str(run_dir)))
+    assert json.loads(Path(first["path"]).read_text())["accuracy"] == again["accuracy"] == first["accuracy"]
+
+
 def _never(*_: Any, **__: Any) -> Any:
     raise AssertionError("computed again")
 

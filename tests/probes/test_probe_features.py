@@ -48,6 +48,20 @@ def test_features_are_a_direct_forward(kind: str, norm: str) -> None:
     assert wanted.std(0).min() > 0 or kind != "projector"  # the images are told apart, so that equality says something
 
 
+@pytest.mark.parametrize(("arch", "cut"), [("vit", 2), ("mlp", 2), ("mobilenetv2", 3), ("resnet18", 0), ("resnet18", "full")])
+def test_features_at_other_cuts_and_of_other_shapes(arch: str, cut: int | str) -> None:
+    """Sequences, vectors, images themselves and head outputs are smashed data too."""
+    network = _network(arch=arch, cut=cut).eval()
+    images = _images(3)
+    whole = extract(network, images, kind="smashed", mean=MEAN, std=STD, limit=10**6)
+    assert whole.shape == (3, torch.Size(network.smashed_shape).numel())
+    torch.testing.assert_close(whole, _direct(network, images, "smashed").float(), rtol=1e-6, atol=1e-6)
+    bounded = extract(network, images, kind="smashed", mean=MEAN, std=STD, limit=100)
+    assert bounded.shape == (3, torch.Size(pooled_shape(network.smashed_shape, limit=100)).numel())
+    backbone = extract(network, images, mean=MEAN, std=STD)
+    torch.testing.assert_close(backbone, _direct(network, images, "backbone").float(), rtol=1e-6, atol=1e-6)
+
+
 def test_kinds_are_complete() -> None:
     assert KINDS == ("backbone", "projector", "smashed")
 

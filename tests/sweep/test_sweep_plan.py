@@ -106,6 +106,13 @@ def test_flags_replace_fields_and_axes(tmp_path: Path) -> None:
     assert {c.config.partition.beta for c in sweep.cells} == {0.3}
 
 
+def test_stages_are_told_where_images_and_device_are(tmp_path: Path) -> None:
+    work = jobs(plan.read(write(tmp_path), overrides={"data_dir": "some where", "device": "cpu"}), tmp_path)
+    stages = [j for j in work if j.stage]
+    assert len(stages) == 72
+    assert all("--data-dir 'some where' --device cpu" in j.command for j in stages)
+
+
 def test_a_sweep_needs_neither_axes_nor_stages(tmp_path: Path) -> None:
     work = jobs(plan.read(write(tmp_path, axes=None, stages=None)), tmp_path)
     assert len(work) == 1
