@@ -33,7 +33,7 @@ class Partition:
     classes: int = field(2, "classes per client (shards, classes)", low=1)
     beta: float = field(0.5, "Dirichlet concentration (dirichlet: over clients per class; quantity: over client sizes)", above=0)
     ratio: float = field(0.5, "share of a client's images from its main class (ratio)", low=0, high=1)
-    imbalance: float = field(100.0, "largest class over smallest class (longtail)", low=1)
+    imbalance: float = field(100.0, "largest class over smallest class of each client (longtail)", low=1)
     seed: int = field(0, "seed of the partition alone", low=0)
 
 
@@ -112,7 +112,7 @@ class Config:
     arch: str = field("resnet18", "network, or FILE.py:build for a function that returns its list of units", section="model")
     width: float = field(1.0, "multiplier of all channel numbers", above=0, high=8)
     norm: str = field("group", "group: GroupNorm with weight standardisation; batch: BatchNorm", choices=("group", "batch"))
-    stem: str = field("small", "small: 3x3 stride 1; imagenet: 7x7 stride 2 and max-pool", choices=("small", "imagenet"))
+    stem: str = field("small", "small: 3x3 stride 1; imagenet: the published form for large images (ResNet: 7x7 stride 2 and max-pool)", choices=("small", "imagenet"))
     head: Head = field(Head, "projection head")
     bottleneck: Bottleneck = field(Bottleneck, "CxSy bottleneck at the cut")
 
@@ -168,6 +168,9 @@ class Config:
     def fingerprint(self) -> str:
         """Ten hex digits that change with every field that changes numbers."""
         values = {k: v for k, v in self.to_dict().items() if k not in UNFINGERPRINTED}
+        file, _, function = self.arch.rpartition(":")
+        if Path(file).is_file():  # a user's own network is its text, not its place
+            values["arch"] = [hashlib.sha256(Path(file).read_bytes()).hexdigest(), function]
         text = json.dumps([RESULTS_VERSION, values], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 

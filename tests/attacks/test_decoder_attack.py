@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from attacks import decoder
-from attacks.api import BUDGETS as BUDGET_NAMES, PRESETS as PRESET_NAMES, AttackOptions, DecoderOptions
+from attacks.api import BUDGETS as BUDGET_NAMES
+from attacks.api import PRESETS as PRESET_NAMES
+from attacks.api import AttackOptions, DecoderOptions
 from attacks.decoder import BUDGETS, PRESETS, Budget, Pairs, Recipe, Training, batches, plan, recipe, train
 from attacks.features import Features
 from attacks.reconstruct import reconstruct

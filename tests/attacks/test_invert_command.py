@@ -16,11 +16,11 @@ from ssl_split.files import read_tensors
 from ssl_split.run import open_checkpoint
 
 KEYS = {"kind", "name", "preset", "mse", "psnr", "psnr_of_mean_mse", "ssim", "r2", "ssim_gain", "blind_mse", "blind_ssim", "untrained_mse",
-        "untrained_ssim", "untrained_r2", "intervals", "validation_mse", "verdict", "targets", "aux", "seeds", "per_seed", "budget", "needs",
-        "cut", "smashed_shape", "options", "checkpoint", "seconds", "environment", "command"}
+        "untrained_ssim", "untrained_r2", "intervals", "validation_mse", "verdict", "targets", "aux", "seeds", "per_seed", "budget",
+        "needs", "cut", "smashed_shape", "options", "checkpoint", "seconds", "environment", "command"}
 """What sweeps and reports read."""
 SETTINGS = {"dataset": "digits", "image_size": 16, "width": 0.125, "clients": 3, "batch_size": 4, "rounds": 1, "syncs_per_round": 1,
-            "queue_size": 64, "symmetric": "none", "max_steps": 2, "validate_every_rounds": 0, "train_images": 60,
+            "queue_size": 64, "symmetric": "none", "validate_every_rounds": 0, "train_images": 60,
             "head": {"hidden": 16, "out": 8}}
 SMALL = ["--targets", "8", "--aux", "40"]
 DECODER = ["--decoder.steps", "6", "--decoder.blocks", "0", "--decoder.channels", "8", "--seeds", "2"]

@@ -76,6 +76,15 @@ def test_fingerprint_ignores_where_and_how_but_not_what() -> None:
     assert len({base.fingerprint, *changed}) == 7
 
 
+def test_fingerprint_follows_the_text_of_a_users_network(tmp_path) -> None:
+    path = tmp_path / "mine.py"
+    prints = []
+    for text in ("a = 1", "a = 2", "a = 1"):
+        path.write_text(text)
+        prints.append(Config(arch=f"{path}:build").fingerprint)
+    assert prints[0] == prints[2] != prints[1]
+
+
 def test_round_trip_through_yaml(tmp_path) -> None:
     config = Config(mean=(0.1, 0.2, 0.3)).replace(cut="full")
     path = tmp_path / "config.yaml"
