@@ -115,9 +115,8 @@ class Ridge:
             matrix = torch.zeros(d, d, dtype=torch.float64, device=y.device)
             side = torch.zeros(d, y.shape[1], dtype=torch.float64, device=y.device)
             for place, rows in scaled(features, self.scale):
-                rows = rows.double()
                 matrix += rows.T @ rows
-                side += rows.T @ (y[place] - mean)
+                side += rows.T @ (y[place] - mean).to(rows.dtype)
         values, self.vectors = torch.linalg.eigh(matrix)
         self.solution = Solution(values.clamp(min=0), self.vectors.T @ side, mean)
 

@@ -14,6 +14,9 @@ def flags(study: Study) -> list[str]:
     """One sentence for every reason to be careful."""
     finished = [run for run in study.runs if run.state == FINISHED]
     said = []
+    others = _others(study)
+    if others:
+        said.append(f"{others} other runs in runs/ are not part of this sweep and not shown.")
     absent = len(study.runs) - len(finished)
     if absent:
         said.append(f"{absent} of {len(study.runs)} trainings have no result; they are listed under Missing and failed.")
@@ -34,6 +37,14 @@ def flags(study: Study) -> list[str]:
     if trials:
         said.append(f"{len(trials)} runs are trials that stopped early (max_steps).")
     return said
+
+
+def _others(study: Study) -> int:
+    """Runs in a sweep's directory that its list of jobs does not name, left from an earlier version of its file."""
+    if not study.collection.jobs:
+        return 0
+    shown = {run.directory.resolve() for run in study.runs}
+    return sum(p.parent.resolve() not in shown for p in (study.collection.directory / "runs").glob("*/config.yaml"))
 
 
 def _frequent(item: tuple[str, int]) -> tuple[int, str]:

@@ -132,21 +132,19 @@ def _caveats(study: Study) -> list[str]:
         said.append(f"{' and '.join(sorted(sets & set(TOYS)))}: embedded images only show that everything works; conclusions need "
                     "real data sets.")
     if any(max(v.n for v in g.values.values()) < MIN_RUNS for g in study.groups if g.values):
-        said.append("Fewer than three seeds somewhere: intervals there speak of images only, not of training again.")
+        said.append("Fewer than three seeds somewhere: nothing there says how much training again would change.")
     return said
 
 
 def verdict(group: Group) -> list[str]:
-    """Where one setting does not clearly beat its rulers, one sentence each."""
-    said = []
-    for ruler, name in RULERS.items():
-        found = accuracy_against(group, ruler)
-        if found in (NOT, UNCLEAR):
-            own, other = group.mean("accuracy"), group.mean(ruler)
-            said.append(f"accuracy {percent(own)} is {found} {name} ({percent(other)})")
-    for ruler, name in (("blind", "the blind guess"), ("untrained", "the same attack on an untrained client")):
-        found = attack_against(group, ruler)
-        if found in (NOT, UNCLEAR):
-            own, other = group.mean("mse"), group.mean(f"{ruler}_mse")
-            said.append(f"the strongest attack ({group.attack}, MSE {score(own)}) is {found} {name} ({score(other)})")
-    return said
+    """Where one setting does not clearly beat its rulers: a sentence for the accuracy, one for the strongest attack."""
+    found = [(accuracy_against(group, ruler), name, percent(group.mean(ruler))) for ruler, name in RULERS.items()]
+    said = _against(f"accuracy {percent(group.mean('accuracy'))}", found)
+    rulers = (("blind", "the blind guess"), ("untrained", "the same attack on an untrained client"))
+    found = [(attack_against(group, ruler), name, score(group.mean(f"{ruler}_mse"))) for ruler, name in rulers]
+    return said + _against(f"the strongest attack ({group.attack}, MSE {score(group.mean('mse'))})", found)
+
+
+def _against(subject: str, found: Sequence[tuple[str | None, str, str]]) -> list[str]:
+    parts = [f"{word} {name} ({value})" for word, name, value in found if word in (NOT, UNCLEAR)]
+    return [f"{subject} is {' and '.join(parts)}"] if parts else []

@@ -43,6 +43,9 @@ SECTIONS = {"probe": "probes", "attack": "attacks"}
 ELSEWHERE = ("checkpoint", "out")
 """Options of a stage's command that the sweep fills in."""
 
+UNLABELLED = ("photos",)
+"""Data sets that cannot be probed."""
+
 HANDED_ON = ("data_dir", "device")
 """Fields of a run that its stages are given too, where the sweep sets them."""
 
@@ -169,6 +172,9 @@ def read(path: str | Path, *, overrides: Mapping[str, Any] | None = None) -> Swe
     for stage in stages:
         if stages.count(stage) > 1:
             raise ValueError(f"the stage {stage.label} stands in {file.name} twice")
+        blank = {c.config.dataset for c in cells} & set(UNLABELLED)
+        if stage.kind == "probe" and blank:
+            raise ValueError(f"probes need labels, and {min(blank)} has none: take the stage {stage.label} out")
     return Sweep(file.stem, str(values.get("question") or QUESTION), str(base), axes, cells, stages)
 
 

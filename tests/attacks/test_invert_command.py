@@ -84,6 +84,11 @@ def test_numbers_are_those_of_the_tensors(run_dir: Path) -> None:
     assert result["mse"] == pytest.approx(error, abs=1e-4)
     assert result["blind_mse"] == pytest.approx((tensors["blind"].float() - truth).square().mean().item(), abs=1e-4)
     assert result["r2"] == pytest.approx(1 - result["mse"] / result["blind_mse"])
+    case = invert.Case(invert.Options(checkpoint=str(run_dir), method="ridge", targets=8, aux=40))
+    before = invert.reconstruct(case.checkpoint.untrained().client, case.targets, images.to_float(case.sets.aux.images), method="ridge",
+                                mean=case.checkpoint.dataset().mean, std=case.checkpoint.dataset().std)
+    assert result["untrained_mse"] == pytest.approx(before.result["mse"], rel=1e-3)
+    assert abs(result["untrained_mse"] - result["mse"]) > 0.05 * result["mse"]
 
 
 def test_sets_follow_the_data_protocol(run_dir: Path) -> None:

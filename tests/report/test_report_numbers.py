@@ -12,6 +12,7 @@ import synthetic_runs as made
 
 from ssl_split.report import build, curves, rows, verdicts
 from ssl_split.report.collect import DAMAGED, FINISHED, MISSING, UNFINISHED, collect
+from ssl_split.report.flags import flags
 from ssl_split.report.table import MONITOR, Study, pareto, strongest, study
 
 T_2, T_3 = 12.706204736, 4.302652730
@@ -166,6 +167,14 @@ def test_missing_and_failed_jobs_are_shown_with_reasons(tmp_path: Path) -> None:
         ("1", FINISHED, "failed", "probes need labels"), ("17", MISSING, "skipped", "its training failed")]
 
 
+def test_runs_outside_the_sweep_are_counted_not_shown(tmp_path: Path) -> None:
+    jobs_file(tmp_path)
+    made.make_run(tmp_path / "runs", cut=9)
+    found = read(tmp_path)
+    assert {r.cut for r in found.runs} == {1, 17}
+    assert "1 other runs in runs/ are not part of this sweep and not shown." in flags(found)
+
+
 @pytest.mark.parametrize(("gains", "clear", "said"), [
     ([0.1], [True], verdicts.CLEAR), ([0.1], [False], verdicts.UNCLEAR), ([0.0], [False], verdicts.NOT), ([-0.1], [False], verdicts.NOT),
     ([0.1, 0.1], [True, True], verdicts.CLEAR), ([0.1, 0.1], [True, False], verdicts.UNCLEAR), ([0.1, -0.3], [True, False], verdicts.NOT),
@@ -184,9 +193,9 @@ def test_rulers_that_are_not_beaten_are_said(tmp_path: Path) -> None:
     made.add_attack(run, 0.062)
     (group,) = read(tmp_path).groups
     assert verdicts.verdict(group) == [
-        "accuracy 36.0 % is no better than raw pixels (36.0 %)", "accuracy 36.0 % is no better than an untrained network (41.0 %)",
-        "the strongest attack (ridge, MSE 0.0620) is no better than the blind guess (0.0600)",
-        "the strongest attack (ridge, MSE 0.0620) is no better than the same attack on an untrained client (0.0350)"]
+        "accuracy 36.0 % is no better than raw pixels (36.0 %) and no better than an untrained network (41.0 %)",
+        "the strongest attack (ridge, MSE 0.0620) is no better than the blind guess (0.0600) and no better than the same attack on an "
+        "untrained client (0.0350)"]
 
 
 def test_beaten_rulers_need_no_words(tmp_path: Path) -> None:
@@ -209,8 +218,7 @@ def test_pareto_front(tmp_path: Path) -> None:
 def test_mixed_versions_are_flagged(tmp_path: Path) -> None:
     made.make_run(tmp_path, seed=0)
     other = made.make_run(tmp_path, seed=1)
-    page = build.write(tmp_path).read_text(encoding="utf-8")
-    assert "Mixed" not in page
+    assert flags(read(tmp_path)) == []
     changed = json.loads((other / "result.json").read_text()) | {"results_version": 2}
     made.write_json(other / "result.json", changed)
     made.write_json(other / "env.json", {"commit": "fffffff-dirty", "packages": {"torch": "2.7"}})
@@ -223,7 +231,8 @@ def test_a_ledger_that_differs_from_the_closed_form_is_flagged(tmp_path: Path) -
     run = made.make_run(tmp_path)
     values = json.loads((run / "result.json").read_text())
     made.write_json(run / "result.json", values | {"mib_per_client_closed_form": values["mib_per_client"] * 1.001})
-    assert "differ from the closed form in 1 runs" in build.write(tmp_path).read_text(encoding="utf-8")
+    (said,) = flags(read(tmp_path))
+    assert "differ from the closed form in 1 runs" in said
 
 
 def test_curves_are_means_over_seeds(tmp_path: Path) -> None:

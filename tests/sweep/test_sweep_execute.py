@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -126,6 +128,31 @@ def test_two_sweeps_do_not_share_a_directory(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="another sweep"):
             run(tmp_path, [training(tmp_path, "a")])
     assert run(tmp_path, [training(tmp_path, "a")]).count() == {DONE: 1}
+
+
+def test_a_child_that_outlives_its_sweep_keeps_the_directory(tmp_path: Path) -> None:
+    """The sweep is killed (kill -9) in the middle of a job: nothing may start beside the child that is left, and later everything may."""
+    pytest.importorskip("fcntl")
+    job = training(tmp_path, "a", COUNT + "(p / 'ready').write_text(''); import time; time.sleep(60)")
+    program = ("import pathlib; from ssl_split.sweep.book import Book; from ssl_split.sweep.execute import execute;"
+               f"from ssl_split.sweep.jobs import Job; r = pathlib.Path({str(job.run)!r}); o = pathlib.Path({str(tmp_path)!r});"
+               f"w = [Job('a', 'train a', 'train', {{}}, r, {job.words!r})]; execute(w, Book(o, w, {{}}))")
+    with subprocess.Popen([sys.executable, "-c", program]) as sweep:
+        while not (job.run / "ready").exists():
+            time.sleep(0.02)
+        sweep.kill()
+    with pytest.raises(ValueError, match="a job it left behind"):
+        run(tmp_path, [training(tmp_path, "a")])
+    left = json.loads((tmp_path / "jobs.json").read_text())["jobs"][0]
+    assert left["state"] == "running"
+    os.kill(left["pid"], signal.SIGKILL)
+    for _ in range(500):  # until the system has taken the child away
+        try:
+            assert run(tmp_path, [training(tmp_path, "a")]).count() == {DONE: 1}
+            break
+        except ValueError:
+            time.sleep(0.02)
+    assert states(tmp_path) == {"a": DONE}
 
 
 def test_time_left_comes_from_the_same_sort_of_job(tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ def test_values_as_flags(value: Any, words: list[str]) -> None:
     ({"stages": [{"probe": "linear", "epochs": 0}]}, "at least 1"),
     ({"stages": [{"probe": "knn"}, {"probe": "knn"}]}, "twice"),
     ({"stages": [{"probe": "knn", "checkpoint": "x"}]}, "checkpoint"),
+    ({"fixed": {"dataset": "photos", "width": 0.125}}, "probes need labels"),
     ({"stage": []}, "did you mean stages"),
     ({"config": "defualt.yaml"}, "no configuration file"),
 ])

@@ -95,7 +95,7 @@ def test_checkpoint_of_another_architecture(finished: Path, tmp_path: Path) -> N
     file = runs.checkpoints(copy)[-1]
     header = runs.read_header(file)
     header["config"]["arch"] = "resnet34"
-    runs.write_tensors(file, runs.read_tensors(file), header)
+    files.write_tensors(file, runs.read_tensors(file), header)
     with pytest.raises(ValueError, match="do not fit resnet34"):
         runs.open_checkpoint(str(file)).network()
 
@@ -131,7 +131,7 @@ def test_two_processes_cannot_train_in_one_directory(tmp_path: Path) -> None:
 def test_full_disk_while_saving_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                           capsys: pytest.CaptureFixture) -> None:
     """The write of the third checkpoint fails as on a full disk."""
-    from ssl_split import files
+
 
     real, calls = files.save_file, []
 
