@@ -44,7 +44,7 @@ class AttackOptions:
     targets: int = field(128, "attacked images, a fixed list over clients and classes", low=2)
     seeds: int | None = field(None, "decoders with seeds of their own, averaged (default: 3; quick or published 1)", low=1)
     seed: int = field(0, "first of these seeds", low=0)
-    precision: str = field("fp32", "of decoder training; bf16 is faster on processors that have it, slower on others", choices=("fp32", "bf16"))
+    precision: str = field("fp32", "of decoder training; bf16 is faster where the processor has it, else slower", choices=("fp32", "bf16"))
     decoder: DecoderOptions = field(DecoderOptions, "replaces single values of the preset")
 
     @property

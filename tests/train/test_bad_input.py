@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import TINY, tiny
 
-from ssl_split import fields, resume, train
+from ssl_split import fields, files, resume, train
 from ssl_split import run as runs
 from ssl_split.algorithms.table import ALGORITHMS
 
