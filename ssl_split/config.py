@@ -112,7 +112,8 @@ class Config:
     arch: str = field("resnet18", "network, or FILE.py:build for a function that returns its list of units", section="model")
     width: float = field(1.0, "multiplier of all channel numbers", above=0, high=8)
     norm: str = field("group", "group: GroupNorm with weight standardisation; batch: BatchNorm", choices=("group", "batch"))
-    stem: str = field("small", "small: 3x3 stride 1; imagenet: the published form for large images (ResNet: 7x7 stride 2 and max-pool)", choices=("small", "imagenet"))
+    stem: str = field("small", "small: 3x3 stride 1; imagenet: the published form for large images (ResNet: 7x7 stride 2 and max-pool)",
+                      choices=("small", "imagenet"))
     head: Head = field(Head, "projection head")
     bottleneck: Bottleneck = field(Bottleneck, "CxSy bottleneck at the cut")
 

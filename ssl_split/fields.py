@@ -287,6 +287,8 @@ def command(main: Callable[[Sequence[str]], int | None]) -> int:
         reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
         print(f"error: {reason}; what was computed before is kept", file=sys.stderr)
         return 1
-    except MemoryError:
-        print("error: out of memory; try a smaller --batch-size or fewer --clients-per-round", file=sys.stderr)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in ("allocate memory", "out of memory")):
+            raise  # PyTorch reports exhausted memory as a RuntimeError; any other one is a defect of ours
+        print("error: out of memory; try a smaller --batch-size, fewer --clients-per-round or --aux", file=sys.stderr)
         return 1

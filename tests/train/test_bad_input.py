@@ -158,3 +158,23 @@ def test_full_disk_while_saving_keeps_the_last_checkpoint(tmp_path: Path, monkey
 def test_ten_clients_on_uneven_data_all_train(tmp_path: Path) -> None:
     done = train.run(tiny(tmp_path, clients=10, partition={"kind": "quantity", "beta": 0.3}, max_steps=4))
     assert done.result["steps"] == 4
+
+
+def test_exhausted_memory_is_one_sentence_and_other_errors_are_not_hidden(capsys: pytest.CaptureFixture) -> None:
+    def fail(text: str):
+        def main(argv):
+            raise RuntimeError(text)
+
+        return main
+
+    assert fields.command(fail("[enforce fail] DefaultCPUAllocator: can't allocate memory")) == 1
+    assert "out of memory" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="shape"):
+        fields.command(fail("shape mismatch"))
+
+
+def test_a_trial_that_stops_between_syncs_leaves_the_trained_client(tmp_path: Path) -> None:
+    done = train.run(tiny(tmp_path, max_steps=2))
+    checkpoint = done.checkpoint()
+    trained, initial = checkpoint.network().client.state_dict(), checkpoint.untrained().client.state_dict()
+    assert any(not torch.equal(trained[name], initial[name]) for name in trained)

@@ -153,7 +153,7 @@ class MocoSFL:
         state.step += 1
         state.step_in_round += 1
         metrics = {"loss": loss.item()}
-        if state.step_in_round in self.syncs:
+        if state.step_in_round in self.syncs or state.step == self.config.max_steps:  # a trial ends synchronised
             metrics |= {"client_lr": client_lr, "server_lr": server_lr, "collapse_std": q.detach().std(0).mean().item()}
             metrics |= self._sync(state, wire)
         return metrics
