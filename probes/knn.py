@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightly.utils.benchmarking import knn_predict
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -51,6 +50,8 @@ def knn_accuracy(
     Raises:
         ValueError: more neighbours than the bank holds, or no query.
     """
+    from lightly.utils.benchmarking import knn_predict  # here, because it imports Lightning, which takes seconds
+
     k = max(1, min(200, len(bank) // 5)) if k is None else k
     if k > len(bank):
         raise ValueError(f"k = {k} is more than the {len(bank)} images in the bank")
