@@ -79,11 +79,9 @@ class Batch:
 
     Attributes:
         views: Two views `(P, B, C, H, W)` of each client's images, normalised, rows in the order of the step's participants.
-        labels: int64 `(P, B)` or None.
     """
 
     views: tuple[Tensor, Tensor]
-    labels: Tensor | None = None
 
 
 class Algorithm(Protocol):
