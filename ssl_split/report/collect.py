@@ -75,6 +75,11 @@ class Run:
         return cut if isinstance(cut, int) else str(cut)
 
     @property
+    def arm(self) -> str:
+        """Name of the sweep's arm, empty where there is none."""
+        return str(self.jobs[0].setting.get("arm", "")) if self.jobs else ""
+
+    @property
     def seed(self) -> Any:
         """Seed of the training."""
         return self.config.get("seed")

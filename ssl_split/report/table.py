@@ -129,14 +129,16 @@ def depth(cut: int | str) -> tuple[int, int | str]:
 
 
 def study(collection: Collection) -> Study:
-    """Group runs by algorithm, cut and every other field that differs."""
+    """Group runs by algorithm, cut, and the arm of the sweep or else every other field that differs."""
     varying = _varying(collection.runs)
     accuracy = _headline(collection.runs)
     grouped: dict[_Key, list[Run]] = {}
     for run in collection.runs:
-        setting = ", ".join(f"{name} {_plain(run.config.get(name))}" for name in varying)
+        setting = run.arm or ", ".join(f"{name} {_plain(run.config.get(name))}" for name in varying)
         grouped.setdefault((setting, run.cut, run.algorithm), []).append(run)
-    order = sorted(grouped, key=lambda k: (k[0], depth(k[1])))  # algorithms stay in the order of the sweep
+    arms = list(dict.fromkeys(run.arm for run in collection.runs if run.arm))
+    place = {name: i for i, name in enumerate(arms)}
+    order = sorted(grouped, key=lambda k: (place.get(k[0], len(arms)), k[0], depth(k[1])))  # arms and algorithms in the order of the sweep
     groups = tuple(_group(f"group-{i}", key, sorted(grouped[key], key=_seed), accuracy) for i, key in enumerate(order))
     return Study(collection, groups, accuracy, _labels(collection.runs, "probe"), _labels(collection.runs, "attack"))
 

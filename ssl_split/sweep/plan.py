@@ -4,6 +4,9 @@
     config: default.yaml                               # what every run starts from
     fixed: {rounds: 20, partition.kind: iid}           # fields of every run
     axes: {seed: [0, 1], algorithm: [mocosfl, monacosfl], cut: [1, 7, 13]}
+    arms:                                              # named sets of fields, one after another at every place of the axes
+      as published: {}
+      one sync a round: {syncs_per_round: 1}
     stages:                                            # after each training
       - {probe: linear}
       - {attack: decoder, preset: published}
@@ -26,7 +29,10 @@ from ssl_split import config as configuration
 from ssl_split import fields
 from ssl_split.config import Config
 
-KEYS = ("question", "config", "fixed", "axes", "stages")
+KEYS = ("question", "config", "fixed", "axes", "arms", "stages")
+ARM = "arm"
+"""Name of the arms' place, beside the axes."""
+
 QUESTION = "Where should the network be cut?"
 DEFAULT_CONFIG = "default.yaml"
 RESERVED = {"out": "the sweep puts all runs into its own directory (--out)"}
@@ -167,7 +173,8 @@ def read(path: str | Path, *, overrides: Mapping[str, Any] | None = None) -> Swe
     both = sorted(set(fixed) & set(axes))
     if both:
         raise ValueError(f"{both[0]} is both fixed and an axis: keep one of the two")
-    cells = tuple(_cells(str(base), fixed, axes))
+    arms = _arms(values.get("arms") or {}, axes)
+    cells = tuple(_cells(str(base), fixed, axes, arms, over))
     stages = tuple(_stage(s) for s in _list(values.get("stages") or [], "stages"))
     for stage in stages:
         if stages.count(stage) > 1:
@@ -218,20 +225,36 @@ def _axes(values: Any, over: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
     return axes
 
 
-def _cells(base: str, fixed: Mapping[str, Any], axes: Mapping[str, tuple[Any, ...]]) -> list[Cell]:
-    """The first axis turns slowest."""
+def _arms(values: Any, axes: Mapping[str, tuple[Any, ...]]) -> dict[str, dict[str, Any]]:
+    """Fields of every arm by its name; no arms are one without a name."""
+    if not isinstance(values, Mapping) or not all(isinstance(v, Mapping) for v in values.values()):
+        raise ValueError(f"arms must hold `name: {{field: value}}` lines, not {values!r}")
+    arms = {str(name): flatten(given) for name, given in values.items()}
+    for name, given in arms.items():
+        _known(given, [p for p in paths(Config) if p not in RESERVED], f"field in arm {name!r}")
+        both = sorted(set(given) & set(axes))
+        if both:
+            raise ValueError(f"{both[0]} is both an axis and in the arm {name!r}: keep one of the two")
+    return arms or {"": {}}
+
+
+def _cells(base: str, fixed: Mapping[str, Any], axes: Mapping[str, tuple[Any, ...]], arms: Mapping[str, Mapping[str, Any]],
+           over: Mapping[str, Any]) -> list[Cell]:
+    """The first axis turns slowest, arms fastest; a field given as a flag replaces that of an arm too."""
     start = fields.read_yaml(configuration.find(base))
     cells: list[Cell] = []
     seen: dict[str, Mapping[str, Any]] = {}
-    for values in itertools.product(*axes.values()):
+    for *values, arm in itertools.product(*axes.values(), arms):
         place = dict(zip(axes, values, strict=True))
-        made = configuration.from_dict(fields.merge(start, nest({**fixed, **place})))
+        flags = {**fixed, **place, **{k: v for k, v in arms[arm].items() if k not in over}}
+        place |= {ARM: arm} if arm else {}
+        made = configuration.from_dict(fields.merge(start, nest(flags)))
         check_network(made)
         if made.fingerprint in seen:
-            raise ValueError(f"{place} and {dict(seen[made.fingerprint])} are one and the same run: an axis holds a field that changes no "
-                             "number")
+            raise ValueError(f"{place} and {dict(seen[made.fingerprint])} are one and the same run: an axis or arm holds a field that "
+                             "changes no number")
         seen[made.fingerprint] = place
-        cells.append(Cell(place, made, {**fixed, **place}))
+        cells.append(Cell(place, made, flags))
     return cells
 
 

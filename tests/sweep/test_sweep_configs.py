@@ -10,7 +10,7 @@ from ssl_split.sweep import plan
 from ssl_split.sweep.jobs import jobs
 
 FOLDER = Path(__file__).parents[2] / "configs" / "sweeps"
-SIZES = {"quick": (12, 36), "photos": (5, 15), "privacy_utility": (54, 432), "cuts_short": (10, 50)}
+SIZES = {"quick": (12, 36), "photos": (5, 15), "privacy_utility": (54, 432), "cuts_short": (10, 50), "factors_short": (10, 30)}
 """Name -> trainings, jobs."""
 
 
