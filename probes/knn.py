@@ -66,9 +66,10 @@ def knn_accuracy(
 
 
 def validate(
-    network: Network, dataset: Dataset, *, images: int = 5000, precision: str = "fp32", features: str = "backbone"
+    network: Network, dataset: Dataset, *, images: int = 5000, precision: str = "fp32", features: str = "backbone",
+    published_selection: bool = False,
 ) -> Rate | None:
-    """kNN on the validation part, for monitoring during training; it never touches the test images.
+    """kNN on the validation part, for monitoring during training; it never touches the test images unless told to.
 
     Args:
         network: Used in eval mode on its own device and left as it was.
@@ -76,11 +77,12 @@ def validate(
         images: At most this many of either, always the same ones.
         precision: fp32, or bf16 autocast.
         features: backbone, projector or smashed.
+        published_selection: The queries are the test images, as the published code has it.
 
     Returns:
-        None where there are no labels or no validation images.
+        None where there are no labels or no such images.
     """
-    bank, queries = _some(dataset.train, images), _some(dataset.validation, images)
+    bank, queries = _some(dataset.train, images), _some(dataset.test if published_selection else dataset.validation, images)
     if bank.labels is None or queries.labels is None or not len(bank) or not len(queries):
         return None
     device = next(network.parameters()).device

@@ -1,23 +1,38 @@
 """P clients, each with weights of its own, as one function of `(P, B, C, H, W)`; and the rows that clients keep between rounds.
 
 Two back ends agree to rounding. The loop runs one client after another, with parameters that are leaf views of the stacked tree (indexing
-`w[k]` inside the graph would build a full-size zero gradient per client). The fused one maps one functional call over the client axis.
+`w[k]` inside the graph would build a full-size zero gradient per client); only the weights of convolutions are standardised for a chunk of
+clients at once, because with one image per client the calls cost more than the arithmetic. Many clients on a CPU are shared out to its
+cores, each client on one of them. The fused back end maps one functional call over the client axis.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import functools
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from ssl_split import tree as trees
+from ssl_split.models.layers import WSConv2d, standardise_stack
 from ssl_split.tree import Tree
 
+T = TypeVar("T")
+
 FUSE_FROM_CLIENTS = 8
+
+CHUNK_BYTES, CHUNK_CLIENTS = 16 * 2**20, 8
+"""Clients whose weights are standardised together: about what stays in a cache until the convolutions read it, and not too many."""
+
+CLIENTS_PER_THREAD = 4
+"""From here on cores work on clients of their own instead of sharing each operation."""
 
 
 class Clients:
@@ -42,6 +57,13 @@ class Clients:
             module = copy.deepcopy(skeleton)
             trees.bind(module, weights.row(k), gradients.row(k) if gradients else None)
             self._modules.append(module)
+        row_bytes = weights.layout.size * weights.flat.element_size()
+        self._chunk = max(1, min(CHUNK_CLIENTS, CHUNK_BYTES // max(1, row_bytes)))
+        threads = torch.get_num_threads()
+        own = weights.flat.device.type == "cpu" and threads > 1 and len(weights.flat) >= CLIENTS_PER_THREAD * threads
+        self._pool = _pool(threads) if own else None
+        paths = [path for path, part in skeleton.named_modules() if isinstance(part, WSConv2d) and part.weight[0].numel() > 1]
+        self._convolutions = {f"{path}.weight": [cast(WSConv2d, m.get_submodule(path)) for m in self._modules] for path in paths}
 
     def module(self, row: int) -> nn.Module:
         """One client's module, on the tree's memory (loop engine only)."""
@@ -64,12 +86,51 @@ class Clients:
             x: `(P, B, C, H, W)`, client by client.
 
         Returns:
-            P tensors `(B, ...)` with their graphs (one tensor `(P * B, ...)` when fused).
+            P tensors `(B, ...)` with their graphs (one tensor `(P * B, ...)` when fused). Graphs of neighbours are joined: all go
+            through one call of `backward`.
         """
         if self.engine == "fused":
             out = vmap(lambda weights, images: functional_call(self._skeleton, weights, (images,)), randomness="different")(self._leaves, x)
             return [out.flatten(0, 1)]
-        return [module(in_order(images, self.weights)) for module, images in zip(self._modules, x, strict=True)]
+        chunks = self._each_chunk(lambda rows: self._forward_rows(rows, x[rows]), len(x))
+        return [output for chunk in chunks for output in chunk]
+
+    def _forward_rows(self, rows: slice, x: Tensor) -> list[Tensor]:
+        self._standardise(rows)
+        outputs = [module(in_order(images, self.weights)) for module, images in zip(self._modules[rows], x, strict=True)]
+        self._forget(rows)
+        return outputs
+
+    def _each_chunk(self, function: Callable[[slice], T], count: int) -> list[T]:
+        """`function` of each chunk's rows, in order; on all cores where there are enough clients."""
+        chunks = [slice(start, min(start + self._chunk, count)) for start in range(0, count, self._chunk)]
+        if self._pool is None:
+            return [function(rows) for rows in chunks]
+        kind, grad = self.weights.flat.device.type, torch.is_grad_enabled()  # both are properties of a thread
+        cast = (torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
+
+        def call(rows: slice) -> T:
+            with torch.set_grad_enabled(grad), torch.autocast(kind, *cast):
+                return function(rows)
+
+        return list(self._pool.map(call, chunks))
+
+    def _standardise(self, rows: slice) -> None:
+        """Hand each convolution of these clients its standardised weights, made in one call per layer."""
+        device, dtype = self.weights.flat.device.type, self.weights.flat.dtype
+        if torch.is_autocast_enabled(device):  # the convolutions would do it, client by client
+            dtype = torch.get_autocast_dtype(device)
+        for name, convolutions in self._convolutions.items():
+            gradients = self.gradients[name][rows] if self.gradients is not None else None
+            made = standardise_stack(self.weights[name][rows], gradients, dtype=dtype)
+            for convolution, weight in zip(convolutions[rows], made, strict=True):
+                convolution.ready = weight
+
+    def _forget(self, rows: slice) -> None:
+        """What the backward pass needs is in the graph; the rest is freed."""
+        for convolutions in self._convolutions.values():
+            for convolution in convolutions[rows]:
+                convolution.ready = None
 
     def backward(self, outputs: list[Tensor], gradient: Tensor) -> None:
         """Back-propagate what the server returned, into the gradient tree.
@@ -80,9 +141,31 @@ class Clients:
         """
         if self.gradients is None:
             raise ValueError("these clients are not trained")
-        for output, part in zip(outputs, gradient.split([len(o) for o in outputs]), strict=True):
-            if output.requires_grad:  # a half without parameters (cut 0) has nothing to learn
-                output.backward(part)
+        if not outputs[0].requires_grad:  # a half without parameters (cut 0) has nothing to learn
+            return
+        parts = gradient.split([len(o) for o in outputs])
+        if self.engine == "fused":
+            torch.autograd.backward(outputs, parts)
+            return
+        # clients of a chunk share the graph of their standardised weights
+        self._each_chunk(lambda rows: torch.autograd.backward(outputs[rows], parts[rows]), len(outputs))
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that compute on one core each."""
+    started = threading.Barrier(threads)
+
+    def begin() -> None:
+        torch.get_num_threads()  # a thread takes over the process's number when it first asks; only then its own one holds
+        torch.set_num_threads(1)
+        started.wait()
+
+    pool = ThreadPoolExecutor(threads, "clients", initializer=begin)
+    for done in [pool.submit(torch.get_num_threads) for _ in range(threads)]:
+        assert done.result() == 1
+    torch.set_num_threads(threads)  # the workers' call was also the default of threads to come
+    return pool
 
 
 def in_order(images: Tensor, weights: Tree) -> Tensor:

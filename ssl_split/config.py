@@ -149,6 +149,9 @@ class Config:
     published_client_schedule: bool = field(False, "repeat the published defect: client cosine stepped per batch with its period in "
                                                    "epochs")
 
+    published_selection: bool = field(False, "repeat the published defect: the best checkpoint (--which best) is chosen by kNN on the "
+                                             "test images, which makes it look too good")
+
     precision: str = field("fp32", "fp32, bf16 (autocast) or fp64", choices=("fp32", "bf16", "fp64"), section="running")
     device: str = field("auto", "auto, cpu, cuda or cuda:N")
     threads: int = field(0, "CPU threads (0: all cores)", low=0)

@@ -58,9 +58,9 @@ class Checkpoints:
         return path
 
     def save_best(self, state: State, accuracy: float) -> None:
-        """Write the weights alone, as the best so far by validation."""
+        """Write the weights alone, as the best so far by kNN accuracy."""
         tensors = {f"{name}/{key}": tree[key] for name, tree in state.trees.items() if not name.startswith("cohort.") for key in tree}
-        write_tensors(self.folder / "best.safetensors", tensors, self._header(state, False) | {"validation_accuracy": accuracy})
+        write_tensors(self.folder / "best.safetensors", tensors, self._header(state, False) | {"selected_by_accuracy": accuracy})
 
     def load(self, path: Path, state: State) -> None:
         """Fill a fresh state with what a checkpoint holds.

@@ -155,20 +155,26 @@ def _last_good(folder: Path) -> str:
 
 
 def _validate(training: Training, state: State, saved: resuming.Checkpoints, bar: display.Bar) -> None:
-    """kNN on the validation images every few rounds and at the end; keeps the best weights."""
+    """kNN on the validation images every few rounds and at the end; keeps the best weights (by test images if told to)."""
     config = training.config
     every = config.validate_every_rounds
     if not every or (state.round % every and state.step < training.total_steps):
         return
-    rate = knn.validate(training.export(state), training.dataset, precision="bf16" if config.precision == "bf16" else "fp32")
+    network, precision = training.export(state), "bf16" if config.precision == "bf16" else "fp32"
+    rate = knn.validate(network, training.dataset, precision=precision)
     if rate is None:
         return
+    judge, published = rate.accuracy, {}
+    if config.published_selection:
+        on_test = knn.validate(network, training.dataset, precision=precision, published_selection=True)
+        judge = on_test.accuracy if on_test else 0.0
+        published = {"published_test_knn": judge}
     runs.append_metrics(config.run_dir, {"step": state.step, "round": state.round - 1, "validation_knn": rate.accuracy,
-                                          "validation_low": rate.low, "validation_high": rate.high})
+                                          "validation_low": rate.low, "validation_high": rate.high, **published})
     bar.advance(0, knn=rate.accuracy)
     best = saved.folder / "best.safetensors"
-    if not best.is_file() or rate.accuracy > runs.read_header(best).get("validation_accuracy", 0.0):
-        saved.save_best(state, rate.accuracy)
+    if not best.is_file() or judge > runs.read_header(best)["selected_by_accuracy"]:
+        saved.save_best(state, judge)
 
 
 @contextmanager
@@ -230,13 +236,14 @@ def main(argv: Sequence[str]) -> int:
         return 1
     if finished_before:
         print("this run had finished before; its result:")
-    _report(done)
+    _report(done, config)
     return 0
 
 
-def _report(done: Run) -> None:
+def _report(done: Run, config: Config) -> None:
     result = done.result
-    knn = f"{result['validation_knn']['accuracy']:.3f}" if result["validation_knn"] else "none (no labels)"
+    without = "none (no labels)" if config.validate_every_rounds else "not asked for"
+    knn = f"{result['validation_knn']['accuracy']:.3f}" if result["validation_knn"] else without
     print(f"loss {result['loss']:.4f}   validation kNN {knn}   {result['mib_per_client']:.1f} MiB per client   "
           f"{result['images_per_second']:.0f} images/s")
     print(f"next: python -m attacks.invert --checkpoint {done.path}   or   python -m probes.linear --checkpoint {done.path}")

@@ -70,15 +70,66 @@ def standardise(weight: Tensor) -> Tensor:
     return _Standardise.apply(weight)[0]
 
 
+class _StandardiseStack(torch.autograd.Function):
+    """`_Standardise` for the rows of a stack, as one tensor for each; the backward pass adds to a buffer. First derivatives only.
+
+    The rows' gradients are stacked in the memory order of the weights, so that sums over a filter run along memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, w: Tensor, into: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        w_hat, s = _Standardise.forward(w)
+        ctx.save_for_backward(w_hat, s)
+        ctx.into = into
+        return w_hat.to(dtype).unbind()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
+        (w_hat, s), into = ctx.saved_tensors, ctx.into
+        n = math.prod(w_hat.shape[-3:])
+        if w_hat.stride(-3) == 1:
+            w_hat, into, gradients = (w_hat.movedim(-3, -1), into.movedim(-3, -1), tuple(g.movedim(-3, -1) for g in gradients))
+        g = torch.stack(gradients).to(w_hat.dtype)
+        inverse = 1 / (s + WS_EPS)
+        along = -(g * w_hat).sum(FILTER, keepdim=True) / (s * (n - 1))
+        into.addcmul_(g, inverse).addcmul_(w_hat, along).sub_(inverse * g.mean(FILTER, keepdim=True))
+        return None, None, None, None
+
+
+def standardise_stack(weights: Tensor, gradients: Tensor | None, *, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Weight standardisation of P clients at once: one image per client costs less than a client's calls.
+
+    Args:
+        weights: `(P, out, in, kh, kw)`, with filters of more than one weight.
+        gradients: Same shape; the backward pass, one for all P together, adds to it. None: nothing is differentiated.
+        dtype: Of the result.
+
+    Returns:
+        P tensors `(out, in, kh, kw)`.
+    """
+    if gradients is None:
+        return standardise(weights).to(dtype).unbind()
+    anchor = torch.empty(0, device=weights.device, requires_grad=True)  # something that asks for a backward pass
+    return _StandardiseStack.apply(anchor, weights, gradients, dtype)
+
+
 class WSConv2d(nn.Conv2d):
-    """Convolution without bias on standardised weights."""
+    """Convolution without bias on standardised weights.
+
+    Attributes:
+        ready: Standardised weights made outside for the next forward pass (`Clients` makes them for many clients at once), or None.
+    """
+
+    ready: Tensor | None = None
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1) -> None:
         super().__init__(inputs, outputs, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, inputs, H, W)` -> `(B, outputs, H', W')`."""
-        return F.conv2d(x, standardise(self.weight), None, self.stride, self.padding, self.dilation, self.groups)
+        weight = standardise(self.weight) if self.ready is None else self.ready
+        return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
 
 
 class BatchNorm(nn.Module):

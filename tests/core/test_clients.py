@@ -5,8 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssl_split.clients import ClientStore, choose_engine
+from ssl_split import config as configuration
+from ssl_split import tree as trees
+from ssl_split.clients import CLIENTS_PER_THREAD, Clients, ClientStore, choose_engine
 from ssl_split.data.cohort import Streams, draw_cohort, steps_per_round
+from ssl_split.models.split import build
+from ssl_split.tree import Tree
 
 
 @pytest.mark.parametrize("limit", [10**9, 100, 0])
@@ -76,3 +80,53 @@ def test_cohorts_have_no_client_twice_and_all_join_in_order() -> None:
     ("loop", 100, "cuda", "loop")])
 def test_engine(engine: str, clients: int, device: str, expected: str) -> None:
     assert choose_engine(engine, torch.nn.Linear(2, 2), clients=clients, device=torch.device(device)) == expected
+
+
+def _passed(threads: int, *, bf16: bool) -> tuple[torch.Tensor, Tree, bool]:
+    """Smashed data and gradients of nine clients with weights of their own; whether each core had its own clients."""
+    half = build(configuration.from_dict({"width": 0.125, "cut": 5}), image_size=16).client
+    before, generator = torch.get_num_threads(), torch.Generator().manual_seed(0)
+    torch.set_num_threads(threads)
+    try:
+        weights = trees.repeat(trees.gather(half), 9)
+        weights.flat.add_(torch.randn(weights.flat.shape, generator=generator) * 0.01)
+        gradients = trees.zeros(weights.layout, 9, like=weights.flat)
+        clients = Clients(half, weights, gradients=gradients)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            outputs = clients.forward(torch.randn(9, 2, 3, 16, 16, generator=generator))
+            with torch.no_grad():
+                assert not any(o.requires_grad for o in clients.forward(torch.zeros(9, 1, 3, 16, 16)))
+        joined = torch.cat(outputs).detach().float()
+        clients.backward(outputs, torch.cat(outputs).detach() * 0.1)
+        return joined, gradients, clients._pool is not None
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_cores_with_clients_of_their_own_change_no_bit(bf16: bool) -> None:
+    """Operations on one client run on one core either way."""
+    assert CLIENTS_PER_THREAD * 2 <= 9
+    (one, one_gradients, shared), (two, two_gradients, own) = _passed(1, bf16=bf16), _passed(2, bf16=bf16)
+    assert (shared, own) == (False, True)
+    assert torch.equal(one, two)
+    assert torch.equal(one_gradients.flat, two_gradients.flat)
+    assert (one_gradients.flat.abs().sum(1) > 0).all()
+
+
+def test_standardising_together_changes_nothing() -> None:
+    """Each client alone, through its own module, in float64."""
+    half = build(configuration.from_dict({"width": 0.125, "cut": 5}), image_size=16).client
+    weights = trees.repeat(trees.gather(half, dtype=torch.float64), 3)
+    weights.flat.add_(torch.randn(weights.flat.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 0.01)
+    x = torch.randn(3, 2, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    together, alone = (trees.zeros(weights.layout, 3, like=weights.flat) for _ in range(2))
+    clients = Clients(half, weights, gradients=together)
+    outputs = clients.forward(x)
+    clients.backward(outputs, torch.cat(outputs).detach())
+    single = Clients(half, weights, gradients=alone)
+    for k in range(3):
+        output = single.module(k)(x[k])
+        output.backward(output.detach())
+        torch.testing.assert_close(outputs[k], output, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(together.flat, alone.flat, rtol=1e-9, atol=1e-11)

@@ -7,7 +7,17 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
-from ssl_split.models.layers import BatchNorm, WSConv2d, channels, group_norm, initialise, max_pool, sequence, standardise
+from ssl_split.models.layers import (
+    BatchNorm,
+    WSConv2d,
+    channels,
+    group_norm,
+    initialise,
+    max_pool,
+    sequence,
+    standardise,
+    standardise_stack,
+)
 
 SHAPES = [(4, 3, 3, 3), (5, 1, 3, 3), (6, 4, 1, 1), (2, 2, 7, 7)]
 
@@ -161,3 +171,26 @@ def test_initial_distributions() -> None:
 def test_an_unknown_layer_is_not_left_uninitialised() -> None:
     with pytest.raises(TypeError, match="Bilinear has parameters and no rule"):
         initialise(sequence(nn.Bilinear(2, 2, 2)), torch.Generator())
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("shape", [s for s in SHAPES if math.prod(s[1:]) > 1])
+def test_a_stack_of_clients_adds_each_ones_gradient_to_its_buffer(shape: tuple[int, ...], last: bool) -> None:
+    """Rows of a wider buffer, in either memory order; what the buffer held stays."""
+    def rows(seed: int) -> Tensor:
+        wide = torch.zeros(3, math.prod(shape) + 5, dtype=torch.float64)
+        out, inner, height, width = shape
+        part = wide[:, : math.prod(shape)]
+        view = part.view(3, out, height, width, inner).permute(0, 1, 4, 2, 3) if last else part.view(3, *shape)
+        return view.copy_(_weights(3, *shape, seed=seed))
+
+    w, buffer, g = rows(0), rows(1), _weights(3, *shape, seed=2)
+    made = standardise_stack(w, buffer, dtype=torch.float64)
+    torch.autograd.backward(made, list(g))
+    leaf = w.clone().requires_grad_()
+    expected = standardise(leaf)
+    expected.backward(g)
+    assert leaf.grad is not None
+    torch.testing.assert_close(torch.stack(made), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(buffer, rows(1) + leaf.grad, rtol=1e-10, atol=1e-10)
+    assert not any(part.requires_grad for part in standardise_stack(w, None, dtype=torch.float64))
