@@ -7,6 +7,7 @@
 
     python benchmarks/step.py                    # full-width ResNet-18 at cuts 1, 7, 13; about 20 minutes on two cores
     python benchmarks/step.py --cuts 13 --regimes 5,5,20 --width 0.25
+    python benchmarks/step.py --cuts 7 --regimes 200,100,1 --profile    # where the time of a step goes, on one thread
 
 Each measurement runs in a process of its own (allocator, thread pools and caches of one do not touch the next): 2 steps to warm up, then
 `--steps`; the minimum is reported, the median beside it.
@@ -60,7 +61,7 @@ def views(config: Config) -> tuple[torch.Tensor, torch.Tensor]:
     return v1, v2
 
 
-def ours(config: Config, steps: int) -> dict[str, float]:
+def prepared(config: Config) -> Callable[[], object]:
     """A step of `config.algorithm` without data loading and without a sync."""
     network = build(config, image_size=32)
     setup = Setup(config, network, [10**6] * config.clients, 10**6, torch.device("cpu"), torch.float32)
@@ -72,7 +73,33 @@ def ours(config: Config, steps: int) -> dict[str, float]:
     v1, v2 = views(config)
     if algorithm.centralised:
         v1, v2 = v1.flatten(0, 1)[None], v2.flatten(0, 1)[None]
-    return timed(lambda: algorithm.step(state, Batch((v1, v2)), wire), steps)
+    return lambda: algorithm.step(state, Batch((v1, v2)), wire)
+
+
+def ours(config: Config, steps: int) -> dict[str, float]:
+    """Seconds of such a step."""
+    return timed(prepared(config), steps)
+
+
+GROUPS = {"convolutions": ("convolution", "conv2d"), "GroupNorm": ("group_norm",), "head and queue": ("aten::mm", "aten::addmm")}
+"""Operations of each group by parts of their names."""
+
+
+def profiled(config: Config, steps: int) -> dict[str, float]:
+    """Seconds on one thread by group of operations, mean of `steps` steps."""
+    step = prepared(config)
+    for _ in range(2):
+        step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        for _ in range(steps):
+            step()
+    events = profile.key_averages()
+    found = {name: sum(e.self_cpu_time_total for e in events if any(p in e.key for p in parts)) for name, parts in GROUPS.items()}
+    # with all that its functions call
+    found["weight standardisation"] = sum(e.cpu_time_total for e in events if e.key in (
+        "_Standardise", "_StandardiseBackward", "_StandardiseStack", "_StandardiseStackBackward"))
+    found["activations, sums, SGD, EMA"] = sum(e.self_cpu_time_total for e in events) - sum(found.values())
+    return {name: microseconds / 1e6 / steps for name, microseconds in found.items()}
 
 
 class PlainLoop:
@@ -159,7 +186,8 @@ def copy_bandwidth() -> float:
     return 2 * 4 * 2**28 / timed(lambda: b.copy_(a), 5)["seconds"]
 
 
-KINDS: dict[str, Callable[[Config, int], dict[str, float]]] = {"ours": ours, "plain": plain, "convolutions": convolutions}
+KINDS: dict[str, Callable[[Config, int], dict[str, float]]] = {"ours": ours, "plain": plain, "convolutions": convolutions,
+                                                               "profile": profiled}
 
 
 def child(spec: dict[str, Any]) -> None:
@@ -211,6 +239,20 @@ def row(regime: tuple[int, int, int], cut: int, args: argparse.Namespace) -> dic
     return line
 
 
+def show_profile(regimes: list[tuple[int, ...]], args: argparse.Namespace) -> None:
+    """Shares of a step's CPU time, MocoSFL beside centralised MoCo on as many images."""
+    print("CPU seconds of a step on one thread")
+    for clients, active, batch in regimes:
+        for cut in args.cuts:
+            for precision in ("fp32", "bf16"):
+                for algorithm in ("mocosfl", "moco"):
+                    config = {"clients": clients, "clients_per_round": active, "batch_size": batch, "cut": cut, "width": args.width,
+                              "symmetric": "none", "rounds": 10, "precision": precision, "algorithm": algorithm}
+                    found = measure("profile", config, steps=args.steps, threads=1)
+                    print(f"({clients}, {active}, {batch}) cut {cut} {precision} {algorithm:>8} {sum(found.values()):6.2f} s: "
+                          + ", ".join(f"{name} {seconds:.2f}" for name, seconds in found.items()), flush=True)
+
+
 def show(line: dict[str, Any], ceiling: dict[str, float], bandwidth: float) -> None:
     """One line of the table, and the memory-traffic bound where weights outweigh images."""
     speed, ratio = line["images_per_s"], line["ratios"]
@@ -236,6 +278,7 @@ def main() -> None:
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--profile", action="store_true", help="print where the time goes instead")
     parser.add_argument("--json", help="write all numbers here")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -244,6 +287,10 @@ def main() -> None:
         return
     print(f"{platform.processor() or platform.machine()}, {args.threads} threads, torch {torch.__version__}, ResNet-18 x{args.width:g}, "
           f"load {os.getloadavg()[0]:.1f} at the start; images/s, best of {args.steps}")
+    regimes = [tuple(map(int, r.split(","))) for r in args.regimes]
+    if args.profile:
+        show_profile(regimes, args)
+        return
     base = {"width": args.width, "clients": 5, "batch_size": 20}
     at = {"steps": args.steps, "threads": args.threads}
     ceiling = {p: measure("convolutions", {**base, "precision": p}, **at)["flops_per_second"] for p in ("fp32", "bf16")}
@@ -252,7 +299,7 @@ def main() -> None:
           f"{bandwidth / 1e9:.1f} GB/s")
     print(f"{'(N, active, B)':>15} {'cut':>4} | {'plain':>7} | MocoSFL fp32 | MocoSFL bf16 | share of (c)")
     lines = []
-    for regime in (tuple(map(int, r.split(","))) for r in args.regimes):
+    for regime in regimes:
         for cut in args.cuts:
             lines.append(row(regime, cut, args))
             show(lines[-1], ceiling, bandwidth)

@@ -73,10 +73,7 @@ class Clients:
         leaves = {}
         for name in self.weights:
             leaf = self.weights[name].data
-            if self.gradients is not None:
-                leaf.requires_grad_()
-                leaf.grad = self.gradients[name].data
-            leaves[name] = leaf
+            leaves[name] = leaf.requires_grad_(self.gradients is not None)
         return leaves
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -145,7 +142,10 @@ class Clients:
             return
         parts = gradient.split([len(o) for o in outputs])
         if self.engine == "fused":
-            torch.autograd.backward(outputs, parts)
+            found = torch.autograd.grad(outputs, list(self._leaves.values()), parts, allow_unused=True)
+            for name, part in zip(self._leaves, found, strict=True):
+                if part is not None:
+                    self.gradients[name].add_(part)
             return
         # clients of a chunk share the graph of their standardised weights
         self._each_chunk(lambda rows: torch.autograd.backward(outputs[rows], parts[rows]), len(outputs))
