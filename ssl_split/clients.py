@@ -103,11 +103,11 @@ class Clients:
         chunks = [slice(start, min(start + self._chunk, count)) for start in range(0, count, self._chunk)]
         if self._pool is None:
             return [function(rows) for rows in chunks]
-        kind, grad = self.weights.flat.device.type, torch.is_grad_enabled()  # both are properties of a thread
-        cast = (torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
+        kind, grad = self.weights.flat.device.type, torch.is_grad_enabled()  # these belong to a thread
+        precision = (torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
 
         def call(rows: slice) -> T:
-            with torch.set_grad_enabled(grad), torch.autocast(kind, *cast):
+            with torch.set_grad_enabled(grad), torch.autocast(kind, *precision):
                 return function(rows)
 
         return list(self._pool.map(call, chunks))
