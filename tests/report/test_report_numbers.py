@@ -167,6 +167,18 @@ def test_missing_and_failed_jobs_are_shown_with_reasons(tmp_path: Path) -> None:
         ("1", FINISHED, "failed", "probes need labels"), ("17", MISSING, "skipped", "its training failed")]
 
 
+def test_arms_are_named_as_in_the_sweep_and_keep_its_order(tmp_path: Path) -> None:
+    entries = []
+    for arm, syncs in (("ten syncs", 10), ("a single one", 1)):
+        run = made.make_run(tmp_path / "runs", syncs_per_round=syncs)
+        setting = {"algorithm": "monacosfl", "cut": 13, "dataset": "cifar10", "seed": 0, "arm": arm}
+        entries.append({"key": run.name, "label": arm, "state": "done", "reason": None, "command": "python", "log": "logs/x.log",
+                        "run": f"runs/{run.name}", "seconds": 1.0, "stage": None, "setting": setting})
+    made.write_json(tmp_path / "jobs.json", {"name": "trial", "question": "Why?", "command": "python", "jobs": entries})
+    assert [g.setting for g in read(tmp_path).groups] == ["ten syncs", "a single one"]
+    assert [row["setting"] for row in table(tmp_path)] == ["ten syncs", "a single one"]
+
+
 def test_runs_outside_the_sweep_are_counted_not_shown(tmp_path: Path) -> None:
     jobs_file(tmp_path)
     made.make_run(tmp_path / "runs", cut=9)

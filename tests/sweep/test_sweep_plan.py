@@ -50,6 +50,19 @@ def test_first_axis_turns_slowest(tmp_path: Path) -> None:
     assert [c.place["cut"] for c in cells[:4]] == [1, 13, "full", 1]
 
 
+def test_arms_replace_fixed_fields_at_every_place_and_yield_to_flags(tmp_path: Path) -> None:
+    arms = {"plain": {}, "1 of 5": {"clients_per_round": 1, "rounds": 10}}
+    file = write(tmp_path, axes={"seed": [0, 1], "cut": [1, 13]}, arms=arms)
+    cells = plan.read(file).cells
+    assert [(c.place["arm"], c.config.rounds, c.config.clients_per_round) for c in cells[:2]] == [("plain", 2, None), ("1 of 5", 10, 1)]
+    assert [c.place["cut"] for c in cells] == [1, 1, 13, 13] * 2
+    assert {c.config.width for c in cells} == {0.125}
+    assert all("arm" not in c.flags for c in cells)
+    assert {c.config.rounds for c in plan.read(file, overrides={"rounds": 3}).cells} == {3}
+    settings = [j.setting["arm"] for j in jobs(plan.read(file), tmp_path) if j.stage is None]
+    assert settings == ["plain", "1 of 5"] * 4
+
+
 def test_commands_set_what_the_file_says(tmp_path: Path) -> None:
     """The flags of each command, parsed as the training parses them, give the run directory that the job waits for."""
     work = [j for j in jobs(plan.read(write(tmp_path)), tmp_path / "out") if j.stage is None]
@@ -82,6 +95,10 @@ def test_values_as_flags(value: Any, words: list[str]) -> None:
     ({"axes": {"seed": [0, 0]}}, "twice"),
     ({"axes": {"width": [0.125]}}, "both fixed and an axis"),
     ({"axes": {"device": ["cpu", "auto"]}}, "one and the same run"),
+    ({"arms": {"one": {"widht": 1.0}}}, "field in arm 'one': 'widht', did you mean width"),
+    ({"arms": {"one": {"cut": 1}}}, "both an axis and in the arm"),
+    ({"arms": {"one": {}, "two": {}}}, "one and the same run"),
+    ({"arms": ["one"]}, "arms must hold"),
     ({"stages": [{"probe": "linaer"}]}, "did you mean linear"),
     ({"stages": [{"prob": "linear"}]}, "a stage is"),
     ({"stages": [{"probe": "linear", "epoch": 3}]}, "did you mean epochs"),
