@@ -148,7 +148,6 @@ class Config:
                                                 "averages", section="defects of the published code, to measure their effect")
     published_client_schedule: bool = field(False, "repeat the published defect: client cosine stepped per batch with its period in "
                                                    "epochs")
-
     published_selection: bool = field(False, "repeat the published defect: the best checkpoint (--which best) is chosen by kNN on the "
                                              "test images, which makes it look too good")
 

@@ -161,20 +161,20 @@ def _validate(training: Training, state: State, saved: resuming.Checkpoints, bar
     if not every or (state.round % every and state.step < training.total_steps):
         return
     network, precision = training.export(state), "bf16" if config.precision == "bf16" else "fp32"
-    rate = knn.validate(network, training.dataset, precision=precision)
-    if rate is None:
+    rate = judge = knn.validate(network, training.dataset, precision=precision)
+    line: dict[str, float] = {}
+    if rate is not None:
+        line = {"validation_knn": rate.accuracy, "validation_low": rate.low, "validation_high": rate.high}
+        bar.advance(0, knn=rate.accuracy)
+    if config.published_selection:  # also where no image is kept for validation, as in the papers' settings
+        judge = knn.validate(network, training.dataset, precision=precision, published_selection=True)
+        line |= {"published_test_knn": judge.accuracy} if judge else {}
+    if not line or judge is None:
         return
-    judge, published = rate.accuracy, {}
-    if config.published_selection:
-        on_test = knn.validate(network, training.dataset, precision=precision, published_selection=True)
-        judge = on_test.accuracy if on_test else 0.0
-        published = {"published_test_knn": judge}
-    runs.append_metrics(config.run_dir, {"step": state.step, "round": state.round - 1, "validation_knn": rate.accuracy,
-                                          "validation_low": rate.low, "validation_high": rate.high, **published})
-    bar.advance(0, knn=rate.accuracy)
+    runs.append_metrics(config.run_dir, {"step": state.step, "round": state.round - 1, **line})
     best = saved.folder / "best.safetensors"
-    if not best.is_file() or judge > runs.read_header(best)["selected_by_accuracy"]:
-        saved.save_best(state, judge)
+    if not best.is_file() or judge.accuracy > runs.read_header(best)["selected_by_accuracy"]:
+        saved.save_best(state, judge.accuracy)
 
 
 @contextmanager
@@ -242,7 +242,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _report(done: Run, config: Config) -> None:
     result = done.result
-    without = "none (no labels)" if config.validate_every_rounds else "not asked for"
+    without = "none (no labelled validation images)" if config.validate_every_rounds else "not asked for"
     knn = f"{result['validation_knn']['accuracy']:.3f}" if result["validation_knn"] else without
     print(f"loss {result['loss']:.4f}   validation kNN {knn}   {result['mib_per_client']:.1f} MiB per client   "
           f"{result['images_per_second']:.0f} images/s")

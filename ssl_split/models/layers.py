@@ -45,11 +45,16 @@ class _Standardise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor, g_s: Tensor) -> Tensor:
         w_hat, s = ctx.saved_tensors
-        n = math.prod(w_hat.shape[-3:])
-        # ds/dw = w_hat (s + eps) / (s (n - 1));  the s inside w_hat contributes -(g . w_hat) of the same direction
-        along = (g_s * (s + WS_EPS) - (g * w_hat).sum(FILTER, keepdim=True)) / (s * (n - 1))
-        inverse = 1 / (s + WS_EPS)
-        return torch.addcmul(torch.addcmul(-inverse * g.mean(FILTER, keepdim=True), g, inverse), w_hat, along)
+        scale, along, shift = _pull_back(g, w_hat, s)
+        along = along + g_s * (s + WS_EPS) / (s * (math.prod(w_hat.shape[-3:]) - 1))  # ds/dw = w_hat (s + eps) / (s (n - 1))
+        return torch.addcmul(torch.addcmul(shift, g, scale), w_hat, along)
+
+
+def _pull_back(g: Tensor, w_hat: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Per filter a, b, c of dL/dw = a g + b w_hat + c for g = dL/dw_hat; the s inside w_hat contributes b = -(g . w_hat) / (s (n - 1))."""
+    inverse = 1 / (s + WS_EPS)
+    along = -(g * w_hat).sum(FILTER, keepdim=True) / (s * (math.prod(w_hat.shape[-3:]) - 1))
+    return inverse, along, -inverse * g.mean(FILTER, keepdim=True)
 
 
 def standardise(weight: Tensor) -> Tensor:
@@ -87,13 +92,11 @@ class _StandardiseStack(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
         (w_hat, s), into = ctx.saved_tensors, ctx.into
-        n = math.prod(w_hat.shape[-3:])
         if w_hat.stride(-3) == 1:
             w_hat, into, gradients = (w_hat.movedim(-3, -1), into.movedim(-3, -1), tuple(g.movedim(-3, -1) for g in gradients))
         g = torch.stack(gradients).to(w_hat.dtype)
-        inverse = 1 / (s + WS_EPS)
-        along = -(g * w_hat).sum(FILTER, keepdim=True) / (s * (n - 1))
-        into.addcmul_(g, inverse).addcmul_(w_hat, along).sub_(inverse * g.mean(FILTER, keepdim=True))
+        scale, along, shift = _pull_back(g, w_hat, s)
+        into.addcmul_(g, scale).addcmul_(w_hat, along).add_(shift)
         return None, None, None, None
 
 

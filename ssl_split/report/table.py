@@ -129,18 +129,26 @@ def depth(cut: int | str) -> tuple[int, int | str]:
 
 
 def study(collection: Collection) -> Study:
-    """Group runs by algorithm, cut, and the arm of the sweep or else every other field that differs."""
+    """Group runs by algorithm, cut and setting."""
     varying = _varying(collection.runs)
     accuracy = _headline(collection.runs)
     grouped: dict[_Key, list[Run]] = {}
     for run in collection.runs:
-        setting = run.arm or ", ".join(f"{name} {_plain(run.config.get(name))}" for name in varying)
-        grouped.setdefault((setting, run.cut, run.algorithm), []).append(run)
-    arms = list(dict.fromkeys(run.arm for run in collection.runs if run.arm))
-    place = {name: i for i, name in enumerate(arms)}
-    order = sorted(grouped, key=lambda k: (place.get(k[0], len(arms)), k[0], depth(k[1])))  # arms and algorithms in the order of the sweep
+        grouped.setdefault((_setting(run, varying), run.cut, run.algorithm), []).append(run)
+    settings = list(dict.fromkeys(setting for setting, _, _ in grouped))
+    if not any(run.arm for run in collection.runs):
+        settings.sort()
+    order = sorted(grouped, key=lambda k: (settings.index(k[0]), depth(k[1])))  # arms and algorithms stay in the order of the sweep
     groups = tuple(_group(f"group-{i}", key, sorted(grouped[key], key=_seed), accuracy) for i, key in enumerate(order))
     return Study(collection, groups, accuracy, _labels(collection.runs, "probe"), _labels(collection.runs, "attack"))
+
+
+def _setting(run: Run, varying: Sequence[str]) -> str:
+    """What tells a run from others of its algorithm and cut: its arm and its place on further axes, or else every field that differs."""
+    if not run.arm:
+        return ", ".join(f"{name} {_plain(run.config.get(name))}" for name in varying)
+    axes = {k: v for k, v in run.jobs[0].setting.items() if k != "arm" and k not in APART and k.split(".")[0] in varying}
+    return ", ".join([run.arm, *(f"{name} {_plain(value)}" for name, value in axes.items())])
 
 
 def _seed(run: Run) -> tuple[bool, Any]:

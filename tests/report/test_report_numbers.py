@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 from pathlib import Path
@@ -168,15 +169,17 @@ def test_missing_and_failed_jobs_are_shown_with_reasons(tmp_path: Path) -> None:
 
 
 def test_arms_are_named_as_in_the_sweep_and_keep_its_order(tmp_path: Path) -> None:
+    """And widths, a further axis, are not taken for seeds of one arm."""
     entries = []
-    for arm, syncs in (("ten syncs", 10), ("a single one", 1)):
-        run = made.make_run(tmp_path / "runs", syncs_per_round=syncs)
-        setting = {"algorithm": "monacosfl", "cut": 13, "dataset": "cifar10", "seed": 0, "arm": arm}
+    for width, (arm, syncs) in itertools.product((0.5, 1.0), (("ten syncs", 10), ("a single one", 1))):
+        run = made.make_run(tmp_path / "runs", syncs_per_round=syncs, width=width)
+        setting = {"algorithm": "monacosfl", "cut": 13, "dataset": "cifar10", "seed": 0, "width": width, "arm": arm}
         entries.append({"key": run.name, "label": arm, "state": "done", "reason": None, "command": "python", "log": "logs/x.log",
                         "run": f"runs/{run.name}", "seconds": 1.0, "stage": None, "setting": setting})
     made.write_json(tmp_path / "jobs.json", {"name": "trial", "question": "Why?", "command": "python", "jobs": entries})
-    assert [g.setting for g in read(tmp_path).groups] == ["ten syncs", "a single one"]
-    assert [row["setting"] for row in table(tmp_path)] == ["ten syncs", "a single one"]
+    expected = [f"{arm}, width {width}" for width in (0.5, 1.0) for arm in ("ten syncs", "a single one")]
+    assert [g.setting for g in read(tmp_path).groups] == expected
+    assert [row["setting"] for row in table(tmp_path)] == expected
 
 
 def test_runs_outside_the_sweep_are_counted_not_shown(tmp_path: Path) -> None:

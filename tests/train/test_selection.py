@@ -12,9 +12,10 @@ from ssl_split import train
 from ssl_split.data import images
 
 
-@pytest.mark.parametrize("published", [False, True])
-def test_best_by_validation_or_as_published_by_test(published: bool, tmp_path: Path) -> None:
-    config = tiny(tmp_path, algorithm="monacosfl", rounds=3, published_selection=published)
+@pytest.mark.parametrize(("published", "fraction"), [(False, 0.1), (True, 0.1), (True, 0.0)])
+def test_best_by_validation_or_as_published_by_test(published: bool, fraction: float, tmp_path: Path) -> None:
+    """The published choice needs no validation images: the papers' settings keep none."""
+    config = tiny(tmp_path, algorithm="monacosfl", rounds=3, published_selection=published, validation_fraction=fraction)
     done = train.run(config)
     lines = [json.loads(line) for line in (done.path / "metrics.jsonl").read_text().splitlines()]
     judged = "published_test_knn" if published else "validation_knn"
