@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import difflib
 import errno
+import os
 import sys
 import types
 import typing
@@ -283,6 +284,9 @@ def command(main: Callable[[Sequence[str]], int | None]) -> int:
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever reads our output has seen enough (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it flushes at its end
+        return 1
     except OSError as error:
         reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
         print(f"error: {reason}; what was computed before is kept", file=sys.stderr)

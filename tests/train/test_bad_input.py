@@ -1,7 +1,10 @@
 """Bad input: one sentence, a non-zero exit, nothing lost."""
 
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -158,6 +161,18 @@ def test_full_disk_while_saving_keeps_the_last_checkpoint(tmp_path: Path, monkey
 def test_ten_clients_on_uneven_data_all_train(tmp_path: Path) -> None:
     done = train.run(tiny(tmp_path, clients=10, partition={"kind": "quantity", "beta": 0.3}, max_steps=4))
     assert done.result["steps"] == 4
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    """`... | head -1`: the lines asked for, and nothing on stderr."""
+    command = [sys.executable, "-m", "ssl_split.sweep", "configs/sweeps/quick.yaml", "--list"]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1,
+                          env={**os.environ, "PYTHONUNBUFFERED": "1"}) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith("python -m ssl_split.train")
+        process.stdout.close()
+        assert process.stderr.read() == ""
 
 
 def test_exhausted_memory_is_one_sentence_and_other_errors_are_not_hidden(capsys: pytest.CaptureFixture) -> None:
