@@ -15,7 +15,7 @@ from torch import Tensor
 from ssl_split.config import Wire
 from ssl_split.tree import Tree
 
-UP = ("act_up", "key_act_up", "model_up", "ema_up")
+UP = ("act_up", "key_act_up", "label_up", "model_up", "ema_up")
 DOWN = ("grad_down", "model_down", "ema_down")
 KINDS = UP + DOWN
 
@@ -113,7 +113,7 @@ class Channel:
             item_bytes: Bytes of a number sent without a codec: the wire carries float32 whatever the arithmetic.
         """
         self.ledger = ledger
-        self.header_bytes = wire.header_bytes
+        self.header_bytes, self.label_bytes = wire.header_bytes, wire.label_bytes
         self.item_bytes = item_bytes
         self._codecs = {"act_up": wire.activations, "key_act_up": wire.activations, "grad_down": wire.gradients,
                         "model_up": wire.weights, "model_down": wire.weights, "ema_up": wire.ema, "ema_down": wire.ema}
@@ -133,6 +133,12 @@ class Channel:
         encoded = CODECS[name].encode(payload.detach(), 2)
         self._count(kind, clients, payload[0].numel(), encoded, name)
         return CODECS[name].decode(encoded, payload.dtype)
+
+    def send_labels(self, labels: Tensor, clients: Tensor) -> Tensor:
+        """Labels int64 `(P, B)`, one row per client; `wire.label_bytes` each. They arrive as they are."""
+        size = labels[0].numel() * self.label_bytes + self.header_bytes
+        self.ledger.count("label_up", clients, raw=size, encoded=size)
+        return labels
 
     def send_tree(self, kind: str, tree: Tree, clients: Tensor) -> Tree:
         """Weights, one copy per client: each named tensor is encoded by itself.

@@ -50,7 +50,7 @@ class Clients:
         skeleton = copy.deepcopy(half).to("meta").train()
         if engine == "fused":
             self._skeleton = skeleton
-            self._leaves = self._fused_leaves()
+            self._leaves: dict[tuple[int, int], dict[str, Tensor]] = {}
             return
         self._modules = []
         for k in range(len(weights.flat)):
@@ -69,37 +69,42 @@ class Clients:
         """One client's module, on the tree's memory (loop engine only)."""
         return self._modules[row]
 
-    def _fused_leaves(self) -> dict[str, Tensor]:
-        leaves = {}
-        for name in self.weights:
-            leaf = self.weights[name].data
-            leaves[name] = leaf.requires_grad_(self.gradients is not None)
-        return leaves
+    def _fused_leaves(self, rows: slice) -> dict[str, Tensor]:
+        """Weights of these rows, the same tensors at each call: `backward` differentiates what `forward` used."""
+        key = (rows.start, rows.stop)
+        if key not in self._leaves:
+            self._leaves[key] = {name: self.weights[name].data[rows].requires_grad_(self.gradients is not None) for name in self.weights}
+        return self._leaves[key]
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor | list[Tensor], *, rows: slice | None = None) -> list[Tensor]:
         """Smashed data of every client.
 
         Args:
-            x: `(P, B, C, H, W)`, client by client.
+            x: `(P, B, C, H, W)`, client by client; or P tensors `(B, ...)`, which may require gradients.
+            rows: Neighbours that take part, `slice(start, stop)`; P is their number. None for all.
 
         Returns:
             P tensors `(B, ...)` with their graphs (one tensor `(P * B, ...)` when fused). Graphs of neighbours are joined: all go
             through one call of `backward`.
         """
+        rows = rows or slice(0, len(x))
         if self.engine == "fused":
-            out = vmap(lambda weights, images: functional_call(self._skeleton, weights, (images,)), randomness="different")(self._leaves, x)
+            stacked = x if isinstance(x, Tensor) else torch.stack(x)
+            out = vmap(lambda weights, images: functional_call(self._skeleton, weights, (images,)), randomness="different")(
+                self._fused_leaves(rows), stacked)
             return [out.flatten(0, 1)]
-        chunks = self._each_chunk(lambda rows: self._forward_rows(rows, x[rows]), len(x))
+        first = rows.start
+        chunks = self._each_chunk(lambda part: self._forward_rows(slice(first + part.start, first + part.stop), x[part]), len(x))
         return [output for chunk in chunks for output in chunk]
 
-    def _forward_rows(self, rows: slice, x: Tensor) -> list[Tensor]:
+    def _forward_rows(self, rows: slice, x: Tensor | list[Tensor]) -> list[Tensor]:
         self._standardise(rows)
         outputs = [module(in_order(images, self.weights)) for module, images in zip(self._modules[rows], x, strict=True)]
         self._forget(rows)
         return outputs
 
     def _each_chunk(self, function: Callable[[slice], T], count: int) -> list[T]:
-        """`function` of each chunk's rows, in order; on all cores where there are enough clients."""
+        """`function` of each chunk of `count` clients, in order; on all cores where there are enough clients."""
         chunks = [slice(start, min(start + self._chunk, count)) for start in range(0, count, self._chunk)]
         if self._pool is None:
             return [function(rows) for rows in chunks]
@@ -129,12 +134,15 @@ class Clients:
             for convolution in convolutions[rows]:
                 convolution.ready = None
 
-    def backward(self, outputs: list[Tensor], gradient: Tensor) -> None:
-        """Back-propagate what the server returned, into the gradient tree.
+    def backward(self, outputs: list[Tensor], gradient: Tensor, *, rows: slice | None = None,
+                 inputs: list[Tensor] | None = None) -> None:
+        """Back-propagate the gradient of the outputs into the gradient tree, and to `.grad` of the inputs that require it.
 
         Args:
             outputs: What `forward` returned.
             gradient: `(P * B, ...)`, client by client.
+            rows: As in `forward`.
+            inputs: The list of inputs, where they require gradients.
         """
         if self.gradients is None:
             raise ValueError("these clients are not trained")
@@ -142,13 +150,17 @@ class Clients:
             return
         parts = gradient.split([len(o) for o in outputs])
         if self.engine == "fused":
-            found = torch.autograd.grad(outputs, list(self._leaves.values()), parts, allow_unused=True)
-            for name, part in zip(self._leaves, found, strict=True):
+            rows = rows or slice(0, len(self.weights.flat))
+            leaves = self._fused_leaves(rows)
+            found = torch.autograd.grad(outputs, [*leaves.values(), *(inputs or [])], parts, allow_unused=True)
+            for name, part in zip(leaves, found, strict=False):
                 if part is not None:
-                    self.gradients[name].add_(part)
+                    self.gradients[name][rows].add_(part)
+            for leaf, part in zip(inputs or [], found[len(leaves):], strict=True):
+                leaf.grad = part
             return
         # clients of a chunk share the graph of their standardised weights
-        self._each_chunk(lambda rows: torch.autograd.backward(outputs[rows], parts[rows]), len(outputs))
+        self._each_chunk(lambda part: torch.autograd.backward(outputs[part], parts[part]), len(outputs))
 
 
 @functools.cache
@@ -169,7 +181,9 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def in_order(images: Tensor, weights: Tree) -> Tensor:
-    """Images `(B, C, H, W)` in the memory order of the weights."""
+    """Images `(B, C, H, W)` in the memory order of the weights; other shapes as they are."""
+    if images.dim() != 4:
+        return images
     return images.contiguous(memory_format=torch.channels_last if weights.layout.channels_last else torch.contiguous_format)
 
 

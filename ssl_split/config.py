@@ -19,7 +19,9 @@ RESULTS_VERSION = 1
 CODECS = ("fp32", "fp16", "bf16", "int8", "int8_channel")
 DATASETS = ("digits", "photos", "cifar10", "cifar100", "svhn", "stl10", "mnist", "fashion_mnist", "imagefolder")
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "mobilenetv2", "vgg11", "vgg16", "alexnet", "cnn4", "mlp", "vit")
-ALGORITHMS = ("mocosfl", "monacosfl", "moco")
+SELF_SUPERVISED = ("mocosfl", "monacosfl", "moco")
+SUPERVISED = ("sfl_v1", "sfl_v2", "minibatch_sfl", "smofi", "split_learning", "centralised")
+ALGORITHMS = SELF_SUPERVISED + SUPERVISED
 UNFINGERPRINTED = ("name", "data_dir", "download", "device", "threads", "out", "checkpoint_every_seconds", "keep_checkpoints",
                    "allocator", "engine")
 
@@ -41,7 +43,9 @@ class Partition:
 class Augment:
     """Random views (MoCo v1: He et al. 2020; MoCo v2: Chen et al. 2020, crops and sizes as in the MocoSFL code)."""
 
-    kind: str = field("mocov2", "family of views; the fields below replace single values of it", choices=("mocov2", "mocov1", "none"))
+    kind: str = field("auto", "family of views; the fields below replace single values of it. auto: mocov2, and standard (shifted by up "
+                              "to an eighth of the side, mirrored) for supervised algorithms",
+                      choices=("auto", "mocov2", "mocov1", "standard", "none"))
     crop_scale: float | None = field(None, "smallest crop area as a share of the image (mocov2 0.08, mocov1 0.2)", above=0, high=1)
     jitter: float | None = field(None, "brightness, contrast and saturation strength (0.4)", low=0, high=1)
     hue: float | None = field(None, "hue strength (mocov2 0.1, mocov1 0.4)", low=0, high=0.5)
@@ -49,6 +53,8 @@ class Augment:
     grayscale_probability: float | None = field(None, "share of grey views (0.2)", low=0, high=1)
     blur_probability: float | None = field(None, "share of blurred views (mocov2 0.5, mocov1 0)", low=0, high=1)
     flip_probability: float | None = field(None, "share of mirrored views (0.5)", low=0, high=1)
+    padding: int | None = field(None, "pixels of black around the image before a crop of its own size (standard: an eighth of the side)",
+                                low=0)
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ class Wire:
     gradients: str = field("fp32", "codec of returned gradients (grad_down)", choices=CODECS)
     weights: str = field("fp32", "codec of online weights (model_up, model_down)", choices=CODECS)
     ema: str = field("fp32", "codec of momentum weights (ema_up, ema_down)", choices=CODECS)
+    label_bytes: int = field(8, "bytes of a label (int64)", low=0)
     header_bytes: int = field(0, "constant added to every message", low=0)
     model_traffic: str = field("lazy", "lazy: cohort members fetch weights; broadcast: every client gets every average",
                                choices=("lazy", "broadcast"))
@@ -87,6 +94,37 @@ class MonacosflOptions:
     align: str = field("average", "average: mean of the momentum clients; online: copy of the averaged online client",
                        choices=("average", "online"))
     every_syncs: int = field(1, "align at every k-th sync", low=1)
+
+
+@dataclass(frozen=True)
+class AdamOptions:
+    """Adam and AdamW; `momentum` is their first coefficient."""
+
+    second_moment: float = field(0.999, "decay of the mean squared gradient", low=0, high=1)
+    epsilon: float = field(1e-8, "added to the denominator", above=0)
+
+
+@dataclass(frozen=True)
+class Outer:
+    """What the server does with the average at the end of a round (supervised algorithms)."""
+
+    kind: str = field("none", "none: the average is the next model; fedavgm (Hsu et al. 2019) or slowmo (Wang et al. 2020): momentum "
+                              "over rounds", choices=("none", "fedavgm", "slowmo"))
+    momentum: float = field(0.9, "decay of that momentum", low=0, high=1)
+    lr: float = field(1.0, "its step size", above=0)
+
+
+@dataclass(frozen=True)
+class SmofiOptions:
+    """SMoFi's momentum fusion (arXiv 2511.09828)."""
+
+    alpha: float = field(-0.1, "staleness exponent: a client that finished k steps ago counts (k + 1)^alpha; 0 keeps it in full", high=0)
+    history: str = field("aligned", "aligned: finished clients count by alpha; ignored: not at all; adaptive: by the cosine of their last "
+                                    "momentum to that of the active clients", choices=("aligned", "ignored", "adaptive"))
+    moments: str = field("all", "Adam: fuse both moments, or the first only", choices=("all", "first"))
+    weights: str = field("data", "weights of the fusion: data (client sizes) or uniform", choices=("data", "uniform"))
+    renormalise: bool = field(False, "divide by the sum of the staleness-weighted shares")
+    carry: bool = field(False, "keep the fused momentum for the next round (published: cleared)")
 
 
 @dataclass(frozen=True)
@@ -123,14 +161,25 @@ class Config:
     rounds: int = field(200, "rounds; in the split SSL algorithms one epoch of the cohort each", low=1)
     local_epochs: int = field(1, "passes over the client's images per round", low=1)
     syncs_per_round: int = field(10, "averagings per round S", low=1)
-    weighting: str = field("uniform", "weights of an average: uniform, or data (client sizes)", choices=("uniform", "data"))
+    local_steps: int | None = field(None, "supervised: steps per client and round (default: floor(images * epochs / B), at least 1)", low=1)
+    clients_at_once: int | None = field(None, "sfl_v1: clients that are in memory together; others follow (default: all)", low=1)
+    weighting: str = field("auto", "weights of an average: uniform, data (client sizes), or auto: data for supervised algorithms",
+                           choices=("auto", "uniform", "data"))
 
     client_lr: float = field(0.06, "client learning rate at the start", low=0, section="optimisation")
     server_lr: float = field(0.06, "server learning rate at the start", low=0)
-    schedule: str = field("cosine", "decay of both rates over all steps", choices=("cosine", "constant"))
-    momentum: float = field(0.9, "SGD momentum", low=0, high=1)
+    schedule: str = field("cosine", "decay of both rates over all steps (supervised: over rounds)", choices=("cosine", "constant"))
+    momentum: float = field(0.9, "SGD momentum; beta 1 of Adam", low=0, high=1)
     weight_decay: float = field(5e-4, "L2 penalty", low=0)
     reset_momentum: bool = field(False, "zero the clients' SGD momentum at each sync (published: kept)")
+
+    optimiser: str = field("sgd", "of clients and server", choices=("sgd", "nesterov", "adam", "adamw"), section="supervised learning")
+    adam: AdamOptions = field(AdamOptions, "further coefficients of Adam")
+    optimiser_state: str = field("reset", "momentum of both halves at the start of a round: zero, or kept by each client",
+                                 choices=("reset", "keep"))
+    clip_norm: float = field(0.0, "largest norm of a half's gradient (0: not clipped)", low=0)
+    outer: Outer = field(Outer, "momentum over rounds")
+    smofi: SmofiOptions = field(SmofiOptions, "momentum fusion of SMoFi")
 
     queue_size: int = field(6000, "negative keys K", low=1, section="contrastive learning")
     queue: str = field("shared", "shared: one queue; per_client: K // P keys for each place in the cohort",
@@ -166,6 +215,23 @@ class Config:
     def cohort_size(self) -> int:
         """Clients in a round, P."""
         return self.clients if self.clients_per_round is None else self.clients_per_round
+
+    @property
+    def supervised(self) -> bool:
+        """Whether training reads labels."""
+        return self.algorithm in SUPERVISED
+
+    @property
+    def weighs_by_data(self) -> bool:
+        """Whether averages weigh clients by their number of images."""
+        return self.weighting == "data" or (self.weighting == "auto" and self.supervised)
+
+    @property
+    def augmentation(self) -> Augment:
+        """The random views, their family named."""
+        if self.augment.kind != "auto":
+            return self.augment
+        return dataclasses.replace(self.augment, kind="standard" if self.supervised else "mocov2")
 
     @property
     def fingerprint(self) -> str:
@@ -211,6 +277,8 @@ def from_dict(values: Mapping[str, Any]) -> Config:
         raise ValueError(f"cut = {config.cut} is impossible: it must be 0, a positive number or full")
     if config.clients_per_round is not None and config.clients_per_round > config.clients:
         raise ValueError(f"clients_per_round = {config.clients_per_round} is more than the {config.clients} clients there are")
+    if not config.supervised and config.optimiser != "sgd":
+        raise ValueError(f"optimiser = {config.optimiser!r} belongs to the supervised algorithms: {config.algorithm} trains with sgd")
     if config.arch not in ARCHITECTURES and ".py:" not in config.arch:
         raise ValueError(f"arch = {config.arch!r} does not exist: {fields.nearest(config.arch, ARCHITECTURES)} or FILE.py:build")
     if config.name is not None and (not config.name or set(config.name) & set('/\\:*?"<>|') or config.name.startswith(".")):

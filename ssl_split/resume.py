@@ -45,11 +45,9 @@ class Checkpoints:
         whole = {"ledger.current": state.ledger.current, "ledger.total": state.ledger.total, "cohort": state.cohort,
                  "positions": state.positions}
         tensors = {f"whole/{name}": t for name, t in whole.items()} | {f"tensor/{name}": t for name, t in state.tensors.items()}
-        # between rounds the rows of a drawn cohort are in the store and in the shared trees; the next cohort gathers its own
-        gathered = state.step_in_round > 0 or len(state.cohort) == len(state.positions)
         for name, tree in state.trees.items():
             if name.startswith("cohort."):
-                tensors |= {f"flat/{name}": tree.flat} if gathered else {}
+                tensors |= {f"flat/{name}": tree.flat} if state.gathered else {}  # else the next cohort gathers its own
             else:
                 tensors |= {f"{name}/{key}": tree[key] for key in tree}
         path = self.folder / f"step-{state.step:08d}.safetensors"
@@ -69,10 +67,11 @@ class Checkpoints:
             ValueError: the file is damaged or does not fit this run.
         """
         header = read_header(path)
+        gathered = read_tensors(path, "flat/")
         for name, tree in state.trees.items():
             if name.startswith("cohort."):
-                for rows in read_tensors(path, f"flat/{name}").values():
-                    tree.flat.copy_(rows)
+                if name in gathered:
+                    tree.flat.copy_(gathered[name])
             else:
                 trees.fill(tree, read_tensors(path, f"{name}/"))
         for name, tensor in read_tensors(path, "tensor/").items():
@@ -82,6 +81,7 @@ class Checkpoints:
         state.cohort, state.positions = whole["cohort"], whole["positions"]
         state.counters.update(header["counters"])
         state.round, state.step, state.step_in_round = header["round"], header["step"], header["step_in_round"]
+        state.gathered = header["gathered"]
         self._shard_of = dict(header["rows"])
         for shard in sorted(set(self._shard_of.values())):
             for key, row in read_tensors(self.folder / shard).items():
@@ -92,7 +92,7 @@ class Checkpoints:
 
     def _header(self, state: State, finished: bool) -> dict[str, Any]:
         return self.header | {"round": state.round, "step": state.step, "step_in_round": state.step_in_round, "finished": finished,
-                              "counters": state.counters, "rows": self._shard_of}
+                              "gathered": state.gathered, "counters": state.counters, "rows": self._shard_of}
 
     def _write_shard(self, state: State) -> None:
         held = {f"{kind}/{client}" for kind, client in state.store.keys()}  # noqa: SIM118

@@ -122,7 +122,7 @@ class Checkpoint:
 
     def untrained(self) -> Network:
         """The same network at its initial weights, in eval mode."""
-        return build(self.config, image_size=int(self.header["image_size"])).eval()
+        return build(self.config, image_size=int(self.header["image_size"]), classes=int(self.header.get("classes", 0))).eval()
 
     def network(self) -> Network:
         """Averaged online client half and online server half, in eval mode, float32, on the CPU.

@@ -10,34 +10,38 @@ from ssl_split.algorithms.api import State
 from ssl_split.config import RESULTS_VERSION
 from ssl_split.models.count import cost
 from ssl_split.run import command_line
-from ssl_split.traffic import MIB, published_mocosfl, split_ssl_bytes
+from ssl_split.traffic import MIB, published_mocosfl, split_ssl_bytes, supervised_sfl_bytes
 from ssl_split.training import Training
 
 
-def summarise(training: Training, state: State, *, steps: int, seconds: float) -> dict[str, Any]:
+def summarise(training: Training, state: State, *, images: int, seconds: float) -> dict[str, Any]:
     """Accuracy by validation, bytes by ledger and by closed form, sizes and speed.
 
     Args:
         training: The run.
         state: After the last step.
-        steps, seconds: Done by this process; a resumed run counts from its last start.
+        images, seconds: Of this process; a resumed run counts from its last start.
     """
     config = training.config
     lines = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     at_syncs = [line for line in lines if "loss" in line]
-    validated = [line for line in lines if "validation_knn" in line]
-    validation = {key: validated[-1][f"validation_{name}"] for key, name in (("accuracy", "knn"), ("low", "low"), ("high", "high"))
-                  } if validated else None
+    validation = {name: _validated(lines, name) for name in ("validation_knn", "validation_accuracy")}
     divergence = {k: at_syncs[-1].get(k) for k in ("online_to_mean", "momentum_to_mean", "online_to_momentum", "online_to_mean_l2")}
     return {
         "kind": "run", "algorithm": config.algorithm, "cut": config.cut, "seed": config.seed, "dataset": config.dataset,
-        "finished": True, "steps": state.step, "rounds": state.round, "loss": at_syncs[-1]["loss"],
-        "validation_knn": validation, "collapse_std": at_syncs[-1].get("collapse_std"),
+        "finished": True, "steps": state.step, "rounds": state.round, "loss": at_syncs[-1].get("train_loss", at_syncs[-1]["loss"]),
+        "train_accuracy": at_syncs[-1].get("train_accuracy"), **validation, "collapse_std": at_syncs[-1].get("collapse_std"),
         **_traffic(training, state), **_sizes(training),
         "divergence": divergence if divergence["online_to_mean"] is not None else None,
-        "seconds": round(seconds, 2), "images_per_second": round(steps * training.batch * len(state.cohort) / seconds, 2),
+        "seconds": round(seconds, 2), "images_per_second": round(images / seconds, 2),
         "results_version": RESULTS_VERSION, "command": command_line(),
     }
+
+
+def _validated(lines: list[dict[str, Any]], name: str) -> dict[str, float] | None:
+    """The last validation of this kind, with its interval."""
+    found = [line for line in lines if name in line]
+    return {"accuracy": found[-1][name], "low": found[-1]["validation_low"], "high": found[-1]["validation_high"]} if found else None
 
 
 def _traffic(training: Training, state: State) -> dict[str, Any]:
@@ -50,12 +54,28 @@ def _traffic(training: Training, state: State) -> dict[str, Any]:
         return values | {"mib_per_client": 0.0, "mib_per_client_closed_form": 0.0, "mib_per_client_published_formula": None}
     total = sum(sum(kinds.values()) for kinds in sent.values())
     h, c = math.prod(training.network.smashed_shape), training.client_entries
+    if config.supervised:
+        closed_form = _supervised_closed_form(training, state, h=h, c=c)
+        return values | {"mib_per_client": total / max(took_part, 1) / MIB, "mib_per_client_published_formula": None,
+                         "mib_per_client_closed_form": closed_form and closed_form / took_part / MIB}
     taken = state.step / training.steps * len(state.cohort) / max(took_part, 1)  # rounds per client
     closed = sum(split_ssl_bytes(config, steps=training.steps, h=h, c=c).values()) * taken
     syncs = min(config.syncs_per_round, training.steps)
     published = sum(published_mocosfl(taken, 1 / syncs, training.steps * config.batch_size, c, h))
     return values | {"mib_per_client": total / max(took_part, 1) / MIB, "mib_per_client_closed_form": closed / MIB,
                      "mib_per_client_published_formula": published / MIB}
+
+
+def _supervised_closed_form(training: Training, state: State, *, h: int, c: int) -> int | None:
+    """Bytes of all clients; None for a trial, which ends in the middle of a round."""
+    config = training.config
+    if state.step != sum(training.lengths[: state.round]):
+        return None
+    local = training.algorithm.setup.local_steps
+    cohorts = [training.cohort(round).tolist() for round in range(state.round)]
+    images = sum(local[client] for cohort in cohorts for client in cohort) * config.batch_size
+    return sum(supervised_sfl_bytes(images=images, visits=config.cohort_size * state.round, h=h, c=c,
+                                    label_bytes=config.wire.label_bytes).values())
 
 
 def _sizes(training: Training) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from probes import knn
+from probes import classifier, knn
 from ssl_split import allocator, display, fields
 from ssl_split import config as configuration
 from ssl_split import resume as resuming
@@ -74,7 +74,8 @@ def run(config: Config, *, resume: bool = False, on_log: Callable[[str], None] |
     training = Training(config)
     with runs.locked(folder):
         runs.claim(folder, config, training.dataset.digest)
-        header = {"format": 1, "config": config.to_dict(), "data_digest": training.dataset.digest, "image_size": training.dataset.size}
+        header = {"format": 1, "config": config.to_dict(), "data_digest": training.dataset.digest, "image_size": training.dataset.size,
+                  "classes": training.classes}
         saved = resuming.Checkpoints(folder, header, keep=config.keep_checkpoints)
         state = training.algorithm.init()
         if newest is not None:
@@ -84,10 +85,10 @@ def run(config: Config, *, resume: bool = False, on_log: Callable[[str], None] |
             log(f"resuming {folder} at step {state.step} of {training.total_steps}")
         log(_headline(training))
         with _stop_signals() as stopped:
-            first, seconds = state.step, -time.monotonic()
-            _loop(training, state, saved, stopped)
+            seconds = -time.monotonic()
+            seen = _loop(training, state, saved, stopped)
             seconds += time.monotonic()
-        result = summarise(training, state, steps=state.step - first, seconds=seconds)
+        result = summarise(training, state, images=seen, seconds=seconds)
         runs.write_json(folder / "result.json", result)
     return Run(folder, result)
 
@@ -96,28 +97,38 @@ def _headline(training: Training) -> str:
     config, dataset = training.config, training.dataset
     return (f"{config.algorithm} on {dataset.name} ({len(dataset.train)} training images of {dataset.size}x{dataset.size}), {config.arch} "
             f"x{config.width:g} cut at {config.cut}, {config.cohort_size} of {config.clients} clients, B {config.batch_size}, "
-            f"{config.rounds} rounds of {training.steps} steps, {config.precision} on {training.device}\n"
+            f"{config.rounds} rounds of {_span(training.lengths)} steps, {config.precision} on {training.device}\n"
             + describe(training.parts, dataset.train.labels))
 
 
-def _loop(training: Training, state: State, saved: resuming.Checkpoints, stopped: list[int]) -> None:
-    """Rounds and steps until the end."""
+def _span(lengths: list[int]) -> str:
+    return str(lengths[0]) if min(lengths) == max(lengths) else f"{min(lengths)} to {max(lengths)}"
+
+
+def _loop(training: Training, state: State, saved: resuming.Checkpoints, stopped: list[int]) -> int:
+    """Rounds and steps until the end.
+
+    Returns:
+        Images seen by this process.
+    """
     config, algorithm, total = training.config, training.algorithm, training.total_steps
     wire = Channel(config.wire, state.ledger)
-    folder, start, first = config.run_dir, time.monotonic(), state.step
+    folder, start, seen = config.run_dir, time.monotonic(), 0
     last_saved = start
     with display.progress(total, f"{config.algorithm} cut {config.cut}") as bar:
         bar.advance(state.step)
         while state.step < total:
             if state.step_in_round == 0:
                 algorithm.begin_round(state, training.cohort(state.round), wire)
-            metrics = algorithm.step(state, training.next_batch(state), wire)
+            batch = training.next_batch(state)
+            metrics = algorithm.step(state, batch, wire)
+            seen += batch.views[0].shape[:2].numel()
             _check_loss(metrics["loss"], state, folder)
             if len(metrics) > 1 or state.step == total:
                 runs.append_metrics(folder, {"step": state.step, "round": state.round, **metrics})
-            rate = (state.step - first) * training.batch * len(state.cohort) / (time.monotonic() - start)
+            rate = seen / (time.monotonic() - start)
             bar.advance(round=f"{state.round + 1}/{config.rounds}", loss=metrics["loss"], images_per_s=round(rate, 1))
-            ended = state.step_in_round == training.steps or state.step == total
+            ended = state.step_in_round == training.lengths[state.round] or state.step == total
             if ended:
                 rows = _end_round(training, state, wire)
                 runs.append_ledger(folder, rows)
@@ -128,6 +139,7 @@ def _loop(training: Training, state: State, saved: resuming.Checkpoints, stopped
                 last_saved = time.monotonic()
                 if stopped and state.step < total:
                     raise Stopped(path, state.step, 128 + stopped[0])
+    return seen
 
 
 def _end_round(training: Training, state: State, wire: Channel) -> list[tuple[int, int, str, str, int, int, int]]:
@@ -155,20 +167,22 @@ def _last_good(folder: Path) -> str:
 
 
 def _validate(training: Training, state: State, saved: resuming.Checkpoints, bar: display.Bar) -> None:
-    """kNN on the validation images every few rounds and at the end; keeps the best weights (by test images if told to)."""
+    """Accuracy on the validation images every few rounds and at the end, of the run's classifier or else by kNN; keeps the best weights
+    (by test images if told to)."""
     config = training.config
     every = config.validate_every_rounds
     if not every or (state.round % every and state.step < training.total_steps):
         return
     network, precision = training.export(state), "bf16" if config.precision == "bf16" else "fp32"
-    rate = judge = knn.validate(network, training.dataset, precision=precision)
+    name, validate = ("accuracy", classifier.validate) if config.supervised else ("knn", knn.validate)
+    rate = judge = validate(network, training.dataset, precision=precision)
     line: dict[str, float] = {}
     if rate is not None:
-        line = {"validation_knn": rate.accuracy, "validation_low": rate.low, "validation_high": rate.high}
-        bar.advance(0, knn=rate.accuracy)
+        line = {f"validation_{name}": rate.accuracy, "validation_low": rate.low, "validation_high": rate.high}
+        bar.advance(0, **{name: rate.accuracy})
     if config.published_selection:  # also where no image is kept for validation, as in the papers' settings
-        judge = knn.validate(network, training.dataset, precision=precision, published_selection=True)
-        line |= {"published_test_knn": judge.accuracy} if judge else {}
+        judge = validate(network, training.dataset, precision=precision, published_selection=True)
+        line |= {f"published_test_{name}": judge.accuracy} if judge else {}
     if not line or judge is None:
         return
     runs.append_metrics(config.run_dir, {"step": state.step, "round": state.round - 1, **line})
@@ -243,10 +257,12 @@ def main(argv: Sequence[str]) -> int:
 def _report(done: Run, config: Config) -> None:
     result = done.result
     without = "none (no labelled validation images)" if config.validate_every_rounds else "not asked for"
-    knn = f"{result['validation_knn']['accuracy']:.3f}" if result["validation_knn"] else without
-    print(f"loss {result['loss']:.4f}   validation kNN {knn}   {result['mib_per_client']:.1f} MiB per client   "
+    name, key = ("accuracy", "validation_accuracy") if config.supervised else ("kNN", "validation_knn")
+    validated = f"{result[key]['accuracy']:.3f}" if result[key] else without
+    print(f"loss {result['loss']:.4f}   validation {name} {validated}   {result['mib_per_client']:.1f} MiB per client   "
           f"{result['images_per_second']:.0f} images/s")
-    print(f"next: python -m attacks.invert --checkpoint {done.path}   or   python -m probes.linear --checkpoint {done.path}")
+    probe = "classifier" if config.supervised else "linear"
+    print(f"next: python -m attacks.invert --checkpoint {done.path}   or   python -m probes.{probe} --checkpoint {done.path}")
     print(done.path)
 
 

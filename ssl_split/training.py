@@ -7,9 +7,9 @@ import torch
 from ssl_split import tree as trees
 from ssl_split.algorithms.api import Batch, Setup, State
 from ssl_split.algorithms.table import ALGORITHMS
-from ssl_split.config import Config
+from ssl_split.config import SELF_SUPERVISED, Config
 from ssl_split.data import augment, images
-from ssl_split.data.cohort import Streams, draw_cohort, steps_per_round
+from ssl_split.data.cohort import Streams, draw_cohort, local_steps, steps_per_round
 from ssl_split.data.partition import partition
 from ssl_split.models.split import Network, build
 from ssl_split.rng import generator
@@ -25,20 +25,24 @@ class Training:
         self.device = pick_device(config.device)
         self.dtype = DTYPES[config.precision]
         self.dataset = images.load(config)
-        self.network = build(config, image_size=self.dataset.size)
+        self.classes = _classes(config, self.dataset)
+        self.network = build(config, image_size=self.dataset.size, classes=self.classes)
         self.parts = partition(self.dataset.train.labels, config.partition, images=len(self.dataset.train), clients=config.clients)
         sizes = [len(p) for p in self.parts]
         self.steps = steps_per_round(sizes, config.batch_size, local_epochs=config.local_epochs)
         if ALGORITHMS[config.algorithm].centralised:
-            batch = config.cohort_size * config.batch_size
+            sizes, batch = [sum(sizes)], config.cohort_size * config.batch_size
             self.streams = Streams([torch.cat(self.parts).sort().values], seed=config.seed)
-            self.steps = steps_per_round([sum(sizes)], batch, local_epochs=config.local_epochs)
+            self.steps = steps_per_round(sizes, batch, local_epochs=config.local_epochs)
         else:
             batch = config.batch_size
             self.streams = Streams(self.parts, seed=config.seed)
         self.batch = batch
+        local = local_steps(sizes, batch, local_epochs=config.local_epochs, steps=config.local_steps)
         self.images = self.dataset.train.images.to(self.device)
-        self.algorithm = ALGORITHMS[config.algorithm](Setup(config, self.network, sizes, self.steps, self.device, self.dtype))
+        setup = Setup(config, self.network, sizes, self.steps, self.device, self.dtype, local)
+        self.algorithm = ALGORITHMS[config.algorithm](setup)
+        self.lengths = [self.algorithm.round_steps(self.cohort(round)) for round in range(config.rounds)]  # steps of each round
 
     @property
     def client_entries(self) -> int:
@@ -48,7 +52,7 @@ class Training:
     @property
     def total_steps(self) -> int:
         """Steps that this run makes."""
-        planned = self.steps * self.config.rounds
+        planned = sum(self.lengths)
         return planned if self.config.max_steps is None else min(planned, self.config.max_steps)
 
     def cohort(self, round: int) -> torch.Tensor:
@@ -58,24 +62,45 @@ class Training:
         return draw_cohort(self.config.clients, self.config.cohort_size, seed=self.config.seed, round=round)
 
     def next_batch(self, state: State) -> Batch:
-        """Two random views of each member's next B images; moves the members' streams on."""
-        config, taken, draws = self.config, [], []
-        for client in state.cohort.tolist():
-            taken.append(self.streams.take(client, int(state.positions[client]), self.batch))
-            draws.append(augment.draw(2 * self.batch, generator(config.seed, "views", state.step, client)))
-        state.positions[state.cohort] += self.batch
-        picked = self.images[torch.stack(taken).to(self.device)]  # (P, B, C, H, W) uint8
-        both = torch.stack([picked, picked]).flatten(0, 2)  # first all first views
-        uniforms = torch.stack(draws).unflatten(1, (2, self.batch)).transpose(0, 1).flatten(0, 2)
-        made = augment.views(both, uniforms.to(self.device), config.augment, mean=self.dataset.mean, std=self.dataset.std, dtype=self.dtype)
-        v1, v2 = made.unflatten(0, (2, len(state.cohort), self.batch)).unbind()
-        return Batch((v1, v2))
+        """Random views of each participant's next B images, and their labels; moves the participants' streams on."""
+        config, taken, draws, views = self.config, [], [], self.algorithm.views
+        places = self.algorithm.participants(state)
+        clients = state.cohort[places]
+        for client in clients.tolist():
+            position = int(state.positions[client])
+            taken.append(self.streams.take(client, position, self.batch))
+            # of supervised algorithms the same image gets the same view, whatever the schedule
+            key = ("crop", client, position) if config.supervised else ("views", state.step, client)
+            draws.append(augment.draw(views * self.batch, generator(config.seed, *key)))
+        state.positions[clients] += self.batch
+        indices = torch.stack(taken)
+        picked = self.images[indices.to(self.device)].expand(views, -1, -1, -1, -1, -1)  # (views, A, B, C, H, W) uint8
+        uniforms = torch.stack(draws).unflatten(1, (views, self.batch)).transpose(0, 1).flatten(0, 2)
+        made = augment.views(picked.flatten(0, 2), uniforms.to(self.device), config.augmentation, mean=self.dataset.mean,
+                             std=self.dataset.std, dtype=self.dtype)
+        labels = self.dataset.train.labels if config.supervised else None
+        return Batch(made.unflatten(0, (views, len(clients), self.batch)).unbind(),
+                     labels[indices].to(self.device) if labels is not None else None, places)
 
     def export(self, state: State) -> Network:
         """The network with the averaged client half and the server half, in eval mode."""
         weights = {k: v for name in ("client.online", "server.online") if name in state.trees for k, v in state.trees[name].items()}
         self.network.load_state_dict({k: v.float() for k, v in weights.items()})
         return self.network.to(self.device).eval()
+
+
+def _classes(config: Config, dataset: images.Dataset) -> int:
+    """Outputs of the classifier; 0 for algorithms that train a projection head.
+
+    Raises:
+        ValueError: a supervised algorithm on images without labels.
+    """
+    if not config.supervised:
+        return 0
+    if dataset.train.labels is None:
+        raise ValueError(f"{config.algorithm} learns from labels, and {dataset.name} has none: choose a data set with classes, or a "
+                         f"self-supervised algorithm ({', '.join(SELF_SUPERVISED)})")
+    return len(dataset.classes)
 
 
 def pick_device(name: str) -> torch.device:

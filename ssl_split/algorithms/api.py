@@ -23,9 +23,10 @@ class Setup:
         config: The run's configuration.
         network: The initial network, cut at `config.cut`.
         sizes: Training images of each client.
-        steps: T, steps per round.
+        steps: T, steps per round of the self-supervised algorithms.
         device: Where tensors live.
         dtype: Arithmetic of weights; activations may be autocast.
+        local_steps: T_j of each client in a round of the supervised algorithms.
     """
 
     config: Config
@@ -34,6 +35,7 @@ class Setup:
     steps: int
     device: torch.device
     dtype: torch.dtype
+    local_steps: list[int] = field(default_factory=list)
 
     @property
     def channels_last(self) -> bool:
@@ -59,6 +61,7 @@ class State:
         counters: Further whole numbers, e.g. the queue's head.
         store: Rows that single clients keep between rounds.
         ledger: Bytes so far.
+        gathered: Whether the rows of `cohort.*` matter: inside a round, and between rounds if everybody always takes part and keeps them.
     """
 
     ledger: Ledger
@@ -71,6 +74,7 @@ class State:
     round: int = 0
     step: int = 0
     step_in_round: int = 0
+    gathered: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,10 +82,14 @@ class Batch:
     """What the clients of one step feed in.
 
     Attributes:
-        views: Two views `(P, B, C, H, W)` of each client's images, normalised, rows in the order of the step's participants.
+        views: One or two views `(A, B, C, H, W)` of each participant's images, normalised.
+        labels: int64 `(A, B)`, for supervised algorithms.
+        places: Of the A participants in the cohort.
     """
 
-    views: tuple[Tensor, Tensor]
+    views: tuple[Tensor, ...]
+    labels: Tensor | None = None
+    places: slice = field(default_factory=lambda: slice(None))
 
 
 class Algorithm(Protocol):
@@ -89,12 +97,24 @@ class Algorithm(Protocol):
 
     Attributes:
         centralised: Whether all images lie in one place; the cohort is then one client with batch P * B.
+        views: Random views of each image that a step reads.
+        setup: What it was built from.
     """
 
     centralised: bool
+    views: int
+    setup: Setup
 
     def init(self) -> State:
         """The state before the first step."""
+        ...
+
+    def round_steps(self, cohort: Tensor) -> int:
+        """Steps of a round with this cohort."""
+        ...
+
+    def participants(self, state: State) -> slice:
+        """Places in the cohort of those who take part in the next step."""
         ...
 
     def begin_round(self, state: State, cohort: Tensor, wire: Channel) -> None:

@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import Protocol
 
 from ssl_split.algorithms.api import Algorithm, Setup
+from ssl_split.algorithms.split.centralised import Centralised
+from ssl_split.algorithms.split.minibatch_sfl import MiniBatchSFL
 from ssl_split.algorithms.split.moco import Moco
 from ssl_split.algorithms.split.mocosfl import MocoSFL
 from ssl_split.algorithms.split.monacosfl import MonAcoSFL
+from ssl_split.algorithms.split.sfl_v1 import SFLV1
+from ssl_split.algorithms.split.sfl_v2 import SFLV2
+from ssl_split.algorithms.split.smofi import SMoFi
+from ssl_split.algorithms.split.split_learning import SplitLearning
 
 
 class Factory(Protocol):
@@ -24,4 +30,10 @@ ALGORITHMS: dict[str, Factory] = {
     "mocosfl": MocoSFL,
     "monacosfl": MonAcoSFL,
     "moco": Moco,
+    "sfl_v1": SFLV1,
+    "sfl_v2": SFLV2,
+    "minibatch_sfl": MiniBatchSFL,
+    "smofi": SMoFi,
+    "split_learning": SplitLearning,
+    "centralised": Centralised,
 }

@@ -2,7 +2,7 @@
 
 The chain is that of torchvision's transforms, in this order: RandomResizedCrop, ColorJitter, RandomGrayscale, GaussianBlur,
 RandomHorizontalFlip, Normalize (MoCo v2: Chen et al. 2020). In MoCo v1 (He et al. 2020) grey comes before jitter, and there is no
-blur.
+blur. `standard` is the usual chain of supervised training instead: RandomCrop of the padded image, RandomHorizontalFlip, Normalize.
 
 What differs from a chain of torchvision transforms on PIL pictures:
 
@@ -53,13 +53,19 @@ class _Strengths:
     blur_probability: float = 0.0
     flip_probability: float = 0.0
     grey_first: bool = False
+    padding: float = 0.0
+    """Share of the side."""
 
 
 _KINDS = {
     "mocov2": _Strengths(0.08, 0.4, 0.1, 0.8, 0.2, 0.5, 0.5),
     "mocov1": _Strengths(0.2, 0.4, 0.4, 1.0, 0.2, 0.0, 0.5, grey_first=True),
+    "standard": _Strengths(flip_probability=0.5, padding=1 / 8),
     "none": _Strengths(),
 }
+
+
+_KINDS["auto"] = _KINDS["mocov2"]  # a configuration resolves it first (`Config.augmentation`)
 
 
 def draw(count: int, generator: torch.Generator) -> Tensor:
@@ -94,7 +100,8 @@ def views(
     u = draws.cpu().double()
     inner = torch.float64 if dtype == torch.float64 else torch.float32
     x = images.transpose(0, 1).to(inner, memory_format=torch.contiguous_format).div_(255)
-    x = _crop(x, u, s)  # (3, n, S, S)
+    padding = options.padding if options.padding is not None else round(s.padding * size)
+    x = _crop(x, u, s, padding)  # (3, n, S, S)
     for step in (_grey, _jitter, _blur) if s.grey_first else (_jitter, _grey, _blur):
         step(x, u, s)
     scale = torch.tensor(std, dtype=inner).reciprocal().view(3, 1, 1)
@@ -115,13 +122,14 @@ def _move(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like.dtype).to(like.device, non_blocking=True)
 
 
-def _boxes(u: Tensor, size: int, smallest: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _boxes(u: Tensor, size: int, smallest: float, padding: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Crop boxes of torchvision's RandomResizedCrop: the first of ten tries that fits, else the whole image.
 
     Args:
         u: float64 (n, DRAWS).
         size: S.
         smallest: Smallest area of a box as a share of the image.
+        padding: Black pixels around the image, where a box may lie too.
 
     Returns:
         top, left, height, width in whole pixels, float64 (n,).
@@ -133,8 +141,8 @@ def _boxes(u: Tensor, size: int, smallest: float) -> tuple[Tensor, Tensor, Tenso
     fits = ((sides > 0) & (sides <= size)).all(0)
     first = fits.byte().argmax(1, keepdim=True)
     height, width = torch.where(fits.any(1), sides.gather(2, first.expand(2, -1, -1)).squeeze(2), float(size))
-    top = (u[:, _TOP] * (size - height + 1)).floor()
-    left = (u[:, _LEFT] * (size - width + 1)).floor()
+    top = (u[:, _TOP] * (size - height + 1 + 2 * padding)).floor() - padding
+    left = (u[:, _LEFT] * (size - width + 1 + 2 * padding)).floor() - padding
     return top, left, height, width
 
 
@@ -151,12 +159,12 @@ def _interpolation(start: Tensor, length: Tensor, like: Tensor, flip: Tensor | N
     return distance.abs_().neg_().add_(1).clamp_(min=0)
 
 
-def _crop(x: Tensor, u: Tensor, s: _Strengths) -> Tensor:
-    """Crop, resize and flip (3, n, S, S)."""
+def _crop(x: Tensor, u: Tensor, s: _Strengths, padding: int) -> Tensor:
+    """Crop, resize and flip (3, n, S, S), with so many black pixels around it."""
     size = x.shape[-1]
-    if s.crop_scale == 1 and s.flip_probability == 0:
+    if s.crop_scale == 1 and s.flip_probability == 0 and padding == 0:
         return x
-    top, left, height, width = _boxes(u, size, s.crop_scale)
+    top, left, height, width = _boxes(u, size, s.crop_scale, padding)
     rows = _interpolation(top, height, x)
     columns = _interpolation(left, width, x, u[:, _FLIP] < s.flip_probability)
     return _product(rows, x, columns)

@@ -24,6 +24,11 @@ def steps_per_round(sizes: list[int], batch_size: int, *, local_epochs: int = 1)
     return max(1, int(sum(sizes) * local_epochs / len(sizes) / batch_size))
 
 
+def local_steps(sizes: list[int], batch_size: int, *, local_epochs: int, steps: int | None = None) -> list[int]:
+    """T_j = floor(images of client j * epochs / B), at least 1, or `steps` for everybody."""
+    return [steps or max(1, size * local_epochs // batch_size) for size in sizes]
+
+
 class Streams:
     """The endless streams of all clients; a pass is derived from (seed, client, pass number) and never stored."""
 

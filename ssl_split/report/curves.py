@@ -21,8 +21,14 @@ PANELS = 4
 def draw(study: Study, folder: Path) -> list[Drawing]:
     """All curves for which there are numbers."""
     made = [
-        _curves(study, folder, "loss", title="Contrastive loss during training", label="loss", caption=(
-            "Mean over seeds, band from lowest to highest seed. Losses at different queue sizes or symmetric variants do not compare.")),
+        _curves(study, folder, "loss", title="Training loss", label="loss", caption=(
+            "Mean over seeds, band from lowest to highest seed. Contrastive losses at different queue sizes or symmetric variants do not "
+            "compare, nor with cross-entropy.")),
+        _curves(study, folder, "train_accuracy", title="Accuracy on training batches", label="accuracy (%)", scale=100, caption=(
+            "Of supervised runs, images as trained on (random views), mean since the line before.")),
+        _curves(study, folder, "validation_accuracy", title="Accuracy on validation images during training", label="accuracy (%)",
+                scale=100, caption=(
+                    "The run's own classifier. Monitoring only: the accuracy of the table comes from the test images, once.")),
         _curves(study, folder, "validation_knn", title="kNN accuracy on validation images during training",
                 label="kNN accuracy (%)", scale=100,
                 caption="Monitoring only: the accuracy of the table comes from the test images, once."),

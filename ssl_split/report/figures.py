@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from ssl_split.report.draw import INK, MUTED, Drawing, Look, canvas, finish, legend, looks
-from ssl_split.report.table import MONITOR, Group, Study, pareto, ruler
+from ssl_split.report.table import MONITORS, Group, Study, pareto, ruler
 
 ERROR_BARS = "Bars: 95 % interval over images for one seed, standard deviation for two, t-interval from three seeds on."
 
@@ -86,7 +86,8 @@ def accuracy(study: Study, folder: Path) -> Drawing | None:
     _ruler(panel, study, "untrained", label="ruler: untrained network", dash="--", scale=100)
     _axis(panel, study, f"accuracy (%), {study.accuracy}")
     legend(figure, [panel])
-    rulers = " A network that does not beat both grey rulers has learned nothing of use." if study.accuracy != MONITOR else ""
+    judged = study.accuracy not in MONITORS.values()
+    rulers = " A network that does not beat both grey rulers has learned nothing of use." if judged else ""
     return finish(figure, folder, name="accuracy", title="Accuracy against the cut", caption=ERROR_BARS + rulers)
 
 

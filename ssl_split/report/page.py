@@ -20,7 +20,7 @@ from ssl_split.report import text, verdicts
 from ssl_split.report.collect import Outcome, Run
 from ssl_split.report.draw import Drawing
 from ssl_split.report.flags import flags
-from ssl_split.report.table import MONITOR, Group, Study, Value
+from ssl_split.report.table import MONITORS, Group, Study, Value
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -151,7 +151,7 @@ def context(study: Study, drawings: list[Drawing], out: Path) -> dict[str, Any]:
         "study": study, "groups": study.groups, "runs": study.runs, "columns": shown, "parts": parts(shown), "drawings": drawings,
         "sentences": verdicts.sentences(study), "exceptions": exceptions, "flags": flags(study), "pictures": pictures(study, out),
         "problems": [g for g in study.groups if g.problems], "attack_column": next((c.key for c in shown if c.part == ATTACK), None),
-        "settings": any(g.setting for g in study.groups), "monitor": study.accuracy == MONITOR, "anchor": anchor,
+        "settings": any(g.setting for g in study.groups), "monitor": study.accuracy in MONITORS.values(), "anchor": anchor,
         "seed_value": seed_value, "command": command, "machine": machine, "by_kind": by_kind,
         "as_yaml": as_yaml, "write": text.FORMATS, "spread": text.spread, "took": text.seconds, "score": text.score, "ratio": text.ratio,
         "percent": text.percent, "place": lambda path: Path(os.path.relpath(path, out)).as_posix(),

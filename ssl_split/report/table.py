@@ -16,10 +16,10 @@ from ssl_split.report.collect import FINISHED, Collection, Outcome, Run
 BOUNDS = ("blind", "oracle")
 """Attacks that are yardsticks, not attackers: never chosen as the strongest."""
 
-MONITOR = "kNN on validation images"
-"""Accuracy of last resort: what the training itself measured."""
+MONITORS = {"validation_knn": "kNN on validation images", "validation_accuracy": "the run's own classifier on validation images"}
+"""Accuracies of last resort, by result key: what the training itself measured."""
 
-HEADLINES = ("linear", "finetune", "knn")
+HEADLINES = ("linear", "finetune", "classifier", "knn")
 """Probes in the order in which one of them is chosen as the headline accuracy."""
 
 APART = frozenset({"algorithm", "cut", "seed", *UNFINGERPRINTED})
@@ -175,17 +175,18 @@ def _labels(runs: Iterable[Run], kind: str) -> tuple[str, ...]:
 def _headline(runs: Sequence[Run]) -> str | None:
     """The accuracy that stands in the table: a probe on pooled backbone features, the one that most runs have."""
     for name in HEADLINES:
-        found = Counter(o.label for run in runs for o in run.of("probe") if o.name == name and on_backbone(o))
+        found = Counter(o.label for run in runs for o in run.of("probe") if o.name == name and measures_utility(o))
         if found:
             return found.most_common(1)[0][0]
-    if any(run.number("validation_knn", "accuracy") is not None for run in runs):
-        return MONITOR
+    for key, name in MONITORS.items():
+        if any(run.number(key, "accuracy") is not None for run in runs):
+            return name
     return None
 
 
-def on_backbone(outcome: Outcome) -> bool:
-    """Whether a probe looked at the pooled backbone features (utility), not at the wire (leakage)."""
-    return str(outcome.values.get("features", "backbone")).startswith("backbone")
+def measures_utility(outcome: Outcome) -> bool:
+    """Whether a probe looked at pooled backbone features or the run's own classifier, not at the wire (leakage) or the projector."""
+    return outcome.name == "classifier" or str(outcome.values.get("features", "backbone")).startswith("backbone")
 
 
 def strongest(run: Run) -> Outcome | None:
@@ -216,9 +217,9 @@ def _group(anchor: str, key: _Key, runs: list[Run], accuracy: str | None) -> Gro
 
 
 def _accuracies(runs: Sequence[Run], accuracy: str | None) -> dict[str, Value | None]:
-    if accuracy == MONITOR:
-        rows = [(run, run.number("validation_knn", "accuracy"), _pair(_ends(run.result.get("validation_knn")))) for run in runs]
-        return {"accuracy": summary(rows)}
+    for key, name in MONITORS.items():
+        if accuracy == name:
+            return {"accuracy": summary([(run, run.number(key, "accuracy"), _pair(_ends(run.result.get(key)))) for run in runs])}
     found = [(run, o) for run in runs for o in run.of("probe") if o.label == accuracy]
     return {
         "accuracy": summary([(run, o.number("accuracy"), _pair(_ends(o.values))) for run, o in found]),

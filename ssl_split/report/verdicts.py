@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from probes.statistics import MIN_RUNS, summarise
 from ssl_split.report.collect import Outcome
-from ssl_split.report.table import MONITOR, Group, Study, depth, interval, pareto
+from ssl_split.report.table import MONITORS, Group, Study, depth, interval, pareto
 from ssl_split.report.text import mib, percent, ratio, score
 
 CLEAR, UNCLEAR, NOT = "clearly better than", "not clearly better than", "no better than"
@@ -121,8 +121,8 @@ def _not(found: Sequence[str]) -> str:
 
 def _caveats(study: Study) -> list[str]:
     said = []
-    if study.accuracy == MONITOR:
-        said.append("No probe was run: the accuracy is the training's own kNN check on validation images, without rulers.")
+    if study.accuracy in MONITORS.values():
+        said.append(f"No probe was run: the accuracy is {study.accuracy}, as the training measured it, without rulers.")
     elif study.accuracy is None:
         said.append("Nothing was probed, so there is no accuracy (probes need labels).")
     if not any(g.strongest for g in study.groups):

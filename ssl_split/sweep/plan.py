@@ -38,7 +38,8 @@ DEFAULT_CONFIG = "default.yaml"
 RESERVED = {"out": "the sweep puts all runs into its own directory (--out)"}
 
 STAGES: dict[str, dict[str, str]] = {
-    "probe": {"linear": "probes.linear", "knn": "probes.knn", "finetune": "probes.finetune"},
+    "probe": {"linear": "probes.linear", "knn": "probes.knn", "finetune": "probes.finetune",
+              "classifier": "probes.classifier"},
     "attack": {"blind": "attacks.invert", "ridge": "attacks.invert", "decoder": "attacks.invert"},
 }
 """Kind of stage -> name -> module of its command."""
@@ -182,6 +183,9 @@ def read(path: str | Path, *, overrides: Mapping[str, Any] | None = None) -> Swe
         blank = {c.config.dataset for c in cells} & set(UNLABELLED)
         if stage.kind == "probe" and blank:
             raise ValueError(f"probes need labels, and {min(blank)} has none: take the stage {stage.label} out")
+        without = sorted({c.config.algorithm for c in cells if not c.config.supervised})
+        if stage.name == "classifier" and without:
+            raise ValueError(f"{without[0]} trains no classifier: take the stage {stage.label} out, or probe with linear")
     return Sweep(file.stem, str(values.get("question") or QUESTION), str(base), axes, cells, stages)
 
 

@@ -172,6 +172,21 @@ def test_inputs_are_left_alone() -> None:
     assert torch.equal(u, numbers)
 
 
+@pytest.mark.parametrize(("padding", "pixels"), [(None, 2), (0, 0), (5, 5)])
+def test_standard_is_a_crop_of_the_padded_picture_and_a_flip(padding: int | None, pixels: int) -> None:
+    """RandomCrop(16, padding) and RandomHorizontalFlip with the same numbers: exact, for pixels only move."""
+    images, u = pictures(60), uniforms(60)
+    found = views(images, u, Augment(kind="standard", padding=padding), **PLAIN)
+    corners = set()
+    for image, numbers, view in zip(images, u.double(), found, strict=True):
+        top, left = ((numbers[k] * (2 * pixels + 1)).floor().int().item() for k in (augment._TOP, augment._LEFT))
+        wanted = tv.crop(tv.pad(image, [pixels]), int(top), int(left), 16, 16)
+        wanted = tv.horizontal_flip(wanted) if numbers[augment._FLIP] < 0.5 else wanted
+        torch.testing.assert_close(view, wanted.float() / 255, atol=1e-6, rtol=0)
+        corners.add((top, left))
+    assert len(corners) > 15 or pixels == 0
+
+
 def test_none_is_normalisation_alone() -> None:
     images = pictures(9)
     mean, std = (torch.tensor(REAL[k], dtype=torch.float64).view(3, 1, 1) for k in ("mean", "std"))

@@ -14,7 +14,7 @@ import synthetic_runs as made
 from ssl_split.report import build, curves, rows, verdicts
 from ssl_split.report.collect import DAMAGED, FINISHED, MISSING, UNFINISHED, collect
 from ssl_split.report.flags import flags
-from ssl_split.report.table import MONITOR, Study, pareto, strongest, study
+from ssl_split.report.table import MONITORS, Study, pareto, strongest, study
 
 T_2, T_3 = 12.706204736, 4.302652730
 """Student's t, two-sided 95 %, 1 and 2 degrees of freedom."""
@@ -123,7 +123,7 @@ def test_variants_of_a_probe_are_named_by_what_differs(tmp_path: Path) -> None:
 def test_smashed_data_is_no_headline(tmp_path: Path) -> None:
     run = made.make_run(tmp_path)
     made.add_probe(run, 0.7, name="knn", features="smashed")
-    assert read(tmp_path).accuracy == MONITOR
+    assert read(tmp_path).accuracy == MONITORS["validation_knn"]
 
 
 def test_states_of_runs(tmp_path: Path) -> None:

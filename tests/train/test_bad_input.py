@@ -32,6 +32,9 @@ def _main(argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     (["--device", "tpu9"], "tpu9"),
     (["--train-images", "999999"], "999999"),
     (["--partition.kind", "classes", "--partition.classes", "11"], "11"),
+    (["--algorithm", "smofi", "--dataset", "photos"], "smofi learns from labels, and photos has none"),
+    (["--algorithm", "smofi", "--optimiser-state", "keep"], "smofi.carry"),
+    (["--optimiser", "adam"], "belongs to the supervised algorithms"),
 ])
 def test_commands_that_cannot_run(argv: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                   capsys: pytest.CaptureFixture) -> None:

@@ -60,6 +60,7 @@ def _rows(path: Path) -> dict[str, torch.Tensor]:
     return {key: load_file(path.parent / shard)[key] for key, shard in index.items()}
 
 
+UNEVEN = {"partition": {"kind": "quantity", "beta": 1.0}}
 SETTINGS = {
     "monacosfl": {"algorithm": "monacosfl"},
     "mocosfl, 2 of 4 clients drawn, uneven": {"algorithm": "mocosfl", "clients": 4, "clients_per_round": 2, "rounds": 3,
@@ -67,7 +68,20 @@ SETTINGS = {
     "monacosfl, aligned every third sync, 2 of 4": {"algorithm": "monacosfl", "clients": 4, "clients_per_round": 2, "rounds": 3,
                                                     "monacosfl": {"every_syncs": 3}},
     "moco": {"algorithm": "moco"},
+    "sfl_v1, 2 of 4 clients one after another, momentum kept and over rounds": {
+        "algorithm": "sfl_v1", "clients": 4, "clients_per_round": 2, "clients_at_once": 1, "rounds": 3, "optimiser_state": "keep",
+        "outer": {"kind": "slowmo"}, **UNEVEN},
+    "sfl_v1, adam": {"algorithm": "sfl_v1", "optimiser": "adam", "client_lr": 0.001, "server_lr": 0.001, **UNEVEN},
+    "sfl_v2": {"algorithm": "sfl_v2", **UNEVEN},
+    "minibatch_sfl": {"algorithm": "minibatch_sfl", **UNEVEN},
+    "smofi, carried": {"algorithm": "smofi", "smofi": {"carry": True}, **UNEVEN},
+    "split_learning": {"algorithm": "split_learning", **UNEVEN},
+    "centralised": {"algorithm": "centralised", "optimiser_state": "keep"},
 }
+
+
+def test_every_algorithm_is_resumed_here() -> None:
+    assert {s["algorithm"] for s in SETTINGS.values()} == set(ALGORITHMS)
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -27,6 +27,7 @@ class Moco:
     """MoCo-v2 on the undivided network."""
 
     centralised = True
+    views = 2
 
     def __init__(self, setup: Setup) -> None:
         self.setup, self.config = setup, setup.config
@@ -49,6 +50,14 @@ class Moco:
     def _bind(self, weights: Tree, gradients: Tree | None) -> nn.Module:
         rows = Tree(weights.layout, weights.flat[None])
         return Clients(self.setup.network, rows, gradients=Tree(gradients.layout, gradients.flat[None]) if gradients else None).module(0)
+
+    def round_steps(self, cohort: Tensor) -> int:
+        """T."""
+        return self.setup.steps
+
+    def participants(self, state: State) -> slice:
+        """The only one."""
+        return slice(0, 1)
 
     def begin_round(self, state: State, cohort: Tensor, wire: Channel) -> None:
         """Nothing is distributed."""

@@ -41,6 +41,7 @@ class MocoSFL:
     """MocoSFL; MonAcoSFL imports it and adds one averaged tree."""
 
     centralised = False
+    views = 2
 
     def __init__(self, setup: Setup) -> None:
         self.setup, self.config = setup, setup.config
@@ -69,6 +70,7 @@ class MocoSFL:
         state.tensors["queue"] = initial_queue(config.queue_size, config.head.out, generator(config.seed, "queue"), queues=queues
                                                ).to(device, dtype)
         state.counters = {"queue_head": 0, "syncs": 0}
+        state.gathered = self.all_join
         self._bind(state)
         return state
 
@@ -85,9 +87,17 @@ class MocoSFL:
 
     # --- round -------------------------------------------------------------------------------------------------------------------
 
+    def round_steps(self, cohort: Tensor) -> int:
+        """T."""
+        return self.setup.steps
+
+    def participants(self, state: State) -> slice:
+        """Everybody, in every step."""
+        return slice(0, len(state.cohort))
+
     def begin_round(self, state: State, cohort: Tensor, wire: Channel) -> None:
         """Members fetch the averaged online client and take up their private rows."""
-        state.cohort, state.step_in_round = cohort, 0
+        state.cohort, state.step_in_round, state.gathered = cohort, 0, True
         self._receive_online(state, wire, self._receivers(state, at_start=True))
         if not self.all_join:
             for k, client in enumerate(cohort.tolist()):
@@ -101,7 +111,7 @@ class MocoSFL:
                 state.store.put("momentum", client, state.trees["cohort.momentum"].flat[k])
                 state.store.put("velocity", client, state.trees["cohort.velocity"].flat[k])
         state.round += 1
-        state.step_in_round = 0
+        state.step_in_round, state.gathered = 0, self.all_join
 
     def _take_up(self, state: State, row: int, client: int, kind: str, otherwise: Tensor | None) -> None:
         target = state.trees[f"cohort.{kind}"].flat[row]
@@ -238,7 +248,7 @@ class MocoSFL:
 
     def _weights(self, state: State) -> Tensor:
         """p_k of the average, `(P,)`."""
-        if self.config.weighting == "uniform":
+        if not self.config.weighs_by_data:
             return torch.full((len(state.cohort),), 1 / len(state.cohort), dtype=torch.float64)
         sizes = torch.tensor(self.setup.sizes, dtype=torch.float64)[state.cohort]
         return sizes / sizes.sum()

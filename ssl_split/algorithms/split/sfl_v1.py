@@ -1,0 +1,278 @@
+"""SFL-V1: split federated learning with one server copy per client.
+
+Thapa et al., "SplitFed: When Federated Learning Meets Split Learning", AAAI 2022 (arXiv 2004.12088).
+
+Symbols: W_c, W_s client and server part; W_c,j, W_s,j the copies of client j; h smashed data; p_j = |D_j| / sum over the cohort; T_j local
+steps of client j in the round.
+
+One step of every client that has not finished: it sends h_j = f(W_c,j; x_j) and its labels; the server computes the mean loss of the
+client, returns its gradient with respect to h_j, taken at W_s,j before the server's step, and steps W_s,j; the client steps W_c,j. After
+the round W_c <- sum p_j W_c,j and W_s <- sum p_j W_s,j: federated averaging of the whole network, whatever the cut.
+
+Deviations: one optimiser per copy and round (the authors' code makes a new Adam for every server batch), averages weighted by data
+(the code: uniform). Beyond the paper: `outer`, momentum over rounds at the server (FedAvgM, SlowMo), and `clients_at_once`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ssl_split import optim
+from ssl_split import tree as trees
+from ssl_split.algorithms.api import Batch, Setup, State
+from ssl_split.algorithms.split.copies import Copies
+from ssl_split.channel import Channel, Ledger
+from ssl_split.clients import ClientStore
+from ssl_split.objectives.supervised import correct, cross_entropy
+from ssl_split.tree import Tree
+
+WHOLE = slice(0, 1)
+"""The row of a server that all clients share."""
+
+
+class SFLV1:
+    """SFL-V1; the other supervised algorithms import it and state the difference.
+
+    A cohort works in groups of `at_once` clients, one after another; the clients of a group work side by side, longest first, so that
+    those which have not finished are always the first rows.
+    """
+
+    centralised = False
+    views = 1
+    shared_server = False
+    """Whether there is one server part, instead of a copy for each client."""
+    couples_clients = False
+    """Whether clients meet in every step, so that all of a cohort have to work side by side."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup, self.config = setup, setup.config
+        self.at_once = self.config.cohort_size
+        if self.config.clients_at_once and not self.couples_clients:
+            self.at_once = min(self.config.clients_at_once, self.at_once)
+        self.has_weights = trees.layout(setup.network.client).numel > 0
+
+    # --- state -------------------------------------------------------------------------------------------------------------------
+
+    def init(self) -> State:
+        """The initial network, and copies of its halves for a group of clients."""
+        config, network = self.config, self.setup.network
+        halves = {"client": network.client, "server": network.server}
+        shared = {half: trees.gather(module, dtype=self.setup.dtype, device=self.setup.device, channels_last=self.setup.channels_last)
+                  for half, module in halves.items()}
+        state = State(Ledger(config.clients), ClientStore(folder=config.run_dir / "rows"), torch.arange(config.cohort_size),
+                      torch.zeros(config.clients, dtype=torch.int64))
+        state.trees["client.online"] = shared["client"]
+        self.clients = Copies(halves["client"], shared["client"], state, name="cohort.client", count=self.at_once, setup=self.setup)
+        if self.shared_server:
+            self.servers = Copies(halves["server"], shared["server"], state, name="server.online", count=1, setup=self.setup)
+        else:
+            state.trees["server.online"] = shared["server"]
+            self.servers = Copies(halves["server"], shared["server"], state, name="cohort.server", count=self.at_once, setup=self.setup)
+        for half, tree in shared.items():
+            state.trees[f"{half}.sum"] = trees.zeros(tree.layout, like=tree.flat)
+            if config.outer.kind != "none":
+                state.trees[f"{half}.outer"] = trees.zeros(tree.layout, like=tree.flat)
+                state.trees[f"{half}.start"] = trees.zeros(tree.layout, like=tree.flat)
+        state.tensors["since_logged"] = torch.zeros(3, dtype=torch.float64)  # loss times images, correct answers, images
+        state.tensors["entered"] = torch.zeros((), dtype=torch.float64)  # sum of the shares in the averages so far
+        return state
+
+    # --- schedule ----------------------------------------------------------------------------------------------------------------
+
+    def order(self, cohort: Tensor, round: int) -> Tensor:
+        """The cohort in the order in which it works: longest first, equals as drawn."""
+        return cohort[torch.tensor([-self.setup.local_steps[c] for c in cohort.tolist()]).argsort(stable=True)]
+
+    def round_steps(self, cohort: Tensor) -> int:
+        """Steps of a round: groups work one after another, each as long as its longest client."""
+        return sum(max(steps) for _, steps in self._groups(self.order(cohort, 0)))
+
+    def participants(self, state: State) -> slice:
+        """Places in the cohort of those who take part in the next step."""
+        group, steps, step = self._place(state)
+        return slice(group.start, group.start + sum(t > step for t in steps))
+
+    def _groups(self, cohort: Tensor) -> list[tuple[slice, list[int]]]:
+        """Places and T_j of each group of clients that work side by side."""
+        steps = [self.setup.local_steps[c] for c in cohort.tolist()]
+        places = [slice(start, min(start + self.at_once, len(steps))) for start in range(0, len(steps), self.at_once)]
+        return [(group, steps[group]) for group in places]
+
+    def _place(self, state: State) -> tuple[slice, list[int], int]:
+        """The group at work, its T_j, and its step."""
+        step = state.step_in_round
+        for group, steps in self._groups(state.cohort):
+            if step < max(steps):
+                return group, steps, step
+            step -= max(steps)
+        raise AssertionError("the round is over")
+
+    def _rows(self, places: slice) -> slice:
+        """Rows of the copies of neighbours in the cohort."""
+        start = places.start % self.at_once
+        return slice(start, start + places.stop - places.start)
+
+    # --- round -------------------------------------------------------------------------------------------------------------------
+
+    def begin_round(self, state: State, cohort: Tensor, wire: Channel) -> None:
+        """Order the cohort; nothing is averaged yet."""
+        state.cohort, state.step_in_round, state.gathered = self.order(cohort, state.round), 0, True
+        for half in ("client", "server"):
+            state.trees[f"{half}.sum"].flat.zero_()
+            state.tensors["entered"].zero_()
+            if self.config.outer.kind != "none":
+                state.trees[f"{half}.start"].flat.copy_(state.trees[f"{half}.online"].flat)
+        if self.shared_server and self.config.optimiser_state == "reset":
+            self.servers.reset()
+
+    def end_round(self, state: State, wire: Channel) -> None:
+        """The averages become the next model."""
+        if self.has_weights:
+            self._adopt(state, "client", self._rate(self.config.client_lr, state))
+        self._adopt(state, "server", self._rate(self.config.server_lr, state))
+        state.round += 1
+        state.step_in_round, state.gathered = 0, False
+
+    def _begin_group(self, state: State, group: slice, wire: Channel) -> None:
+        """Members fetch the model, and the server makes their copies."""
+        rows, members = self._rows(group), state.cohort[group]
+        if self.has_weights:
+            shared = state.trees["client.online"]
+            receivers = torch.arange(self.config.clients if group.start == 0 else 0)  # who is told of the model when it is broadcast
+            receivers = receivers if self.config.wire.model_traffic == "broadcast" else members
+            self.clients.load(rows, wire.send_tree("model_down", Tree(shared.layout, shared.flat[None]), receivers).flat)
+        if not self.shared_server:
+            self.servers.load(rows, state.trees["server.online"].flat[None])
+        mine = (self.clients,) if self.shared_server else (self.clients, self.servers)
+        for copies in mine:
+            if self.config.optimiser_state == "reset":
+                copies.reset()
+            else:
+                for row, client in enumerate(members.tolist()):
+                    copies.take_up(row, client)
+
+    def _end_group(self, state: State, group: slice, wire: Channel) -> None:
+        """Members send their weights, which enter the averages."""
+        rows, members = self._rows(group), state.cohort[group]
+        shares = self.shares(state)[group].to(state.trees["client.sum"].flat)
+        if self.has_weights:
+            arrived = wire.send_tree("model_up", Tree(self.clients.weights.layout, self.clients.weights.flat[rows]), members)
+            self._enter(state, arrived, shares)
+        state.tensors["entered"] += shares.sum().item()
+        if not self.shared_server:
+            state.trees["server.sum"].flat.add_(shares @ self.servers.weights.flat[rows])
+        if self.config.optimiser_state == "keep":
+            for row, client in enumerate(members.tolist()):
+                self.clients.put_back(row, client)
+                if not self.shared_server:
+                    self.servers.put_back(row, client)
+
+    def _enter(self, state: State, arrived: Tree, shares: Tensor) -> None:
+        """Add what a group sent, `(P, size)`, to the average."""
+        state.trees["client.sum"].flat.add_(trees.weighted_mean(arrived, shares).flat)
+
+    def shares(self, state: State) -> Tensor:
+        """p_j of the average, float64 `(P,)`."""
+        if not self.config.weighs_by_data:
+            return torch.full((len(state.cohort),), 1 / len(state.cohort), dtype=torch.float64)
+        sizes = torch.tensor(self.setup.sizes, dtype=torch.float64)[state.cohort]
+        return sizes / sizes.sum()
+
+    def _adopt(self, state: State, half: str, lr: float) -> None:
+        """w <- average; or momentum over rounds: FedAvgM (Hsu et al. 2019) v <- beta v + (w - average), w <- w - eta v; SlowMo (Wang et
+        al. 2020) u <- beta u + (w - average) / lr, w <- w - eta lr u. Running statistics are averaged in any case."""
+        shared, outer = state.trees[f"{half}.online"], self.config.outer
+        if half == "client" or not self.shared_server:
+            torch.div(state.trees[f"{half}.sum"].flat, state.tensors["entered"].item(), out=shared.flat)
+        if outer.kind == "none":
+            return
+        start, momentum = state.trees[f"{half}.start"].parameters, state.trees[f"{half}.outer"].parameters
+        unit = lr if outer.kind == "slowmo" else 1.0
+        momentum.mul_(outer.momentum).add_((start - shared.parameters) / unit if unit else 0)
+        torch.add(start, momentum, alpha=-outer.lr * unit, out=shared.parameters)
+
+    # --- step --------------------------------------------------------------------------------------------------------------------
+
+    def step(self, state: State, batch: Batch, wire: Channel) -> dict[str, float]:
+        """One local step of every client that has not finished."""
+        group, steps, step = self._place(state)
+        if step == 0:
+            self._begin_group(state, group, wire)
+        members, rows = state.cohort[batch.places], self._rows(batch.places)
+        assert batch.labels is not None
+        with self._autocast():
+            outputs = self.clients.modules.forward(batch.views[0], rows=rows)
+        joined = torch.cat([o.detach().to(self.setup.dtype) for o in outputs])
+        h = wire.send("act_up", joined.unflatten(0, (len(members), -1)), members)  # (A, B, C', H', W')
+        labels = wire.send_labels(batch.labels, members)
+        losses, logits, gradient = self._serve(state, h, labels, batch.places)
+        if self.has_weights:
+            arrived = wire.send("grad_down", gradient, members).flatten(0, 1)
+            self.clients.clear(rows)
+            self.clients.modules.backward(outputs, arrived.to(outputs[0].dtype), rows=rows)
+            self.clients.step(rows, lr=self._rate(self.config.client_lr, state))
+        metrics = self._advance(state, losses, logits, labels)
+        if step + 1 == max(steps) or state.step == self.config.max_steps:  # a trial ends averaged
+            self._end_group(state, group, wire)
+        return metrics
+
+    def _advance(self, state: State, losses: Tensor, logits: Tensor, labels: Tensor) -> dict[str, float]:
+        """Count the step; a line of metrics whenever a client has finished."""
+        _, steps, step = self._place(state)
+        seen = labels.numel()
+        state.tensors["since_logged"] += torch.tensor([losses.mean().item() * seen, correct(logits, labels).item(), seen])
+        state.step += 1
+        state.step_in_round += 1
+        metrics = {"loss": losses.mean().item()}
+        if step + 1 in steps or state.step == self.config.max_steps:
+            metrics |= self._log(state, sum(t > step for t in steps))
+        return metrics
+
+    def _serve(self, state: State, h: Tensor, labels: Tensor, places: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """The server's part of a step.
+
+        Args:
+            state: The run.
+            h: What arrived, `(A, B, ...)`.
+            labels: int64 `(A, B)`.
+            places: Of the senders in the cohort.
+
+        Returns:
+            Losses `(A,)`, logits `(A, B, classes)` and the gradient of each client's own loss with respect to h, at the weights before
+            the step.
+        """
+        rows = WHOLE if self.shared_server else self._rows(places)
+        separate = [h.detach().flatten(0, 1)] if self.shared_server else list(h.detach().unbind())
+        inputs = [row.requires_grad_() for row in separate]
+        losses, logits = self._differentiate(inputs, labels, rows)
+        gradient = torch.cat([row.grad for row in inputs if row.grad is not None]).view_as(h)
+        self._step_servers(state, rows, places)
+        return losses, logits, gradient
+
+    def _differentiate(self, inputs: list[Tensor], labels: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        """Gradients of each client's mean loss, into the server rows and the inputs."""
+        with self._autocast():
+            outputs = self.servers.modules.forward(inputs, rows=rows)
+        logits = torch.cat([o.detach().to(self.setup.dtype) for o in outputs]).unflatten(0, tuple(labels.shape))
+        losses, gradient = cross_entropy(logits, labels)
+        self.servers.clear(rows)
+        self.servers.modules.backward(outputs, gradient.flatten(0, 1).to(outputs[0].dtype), rows=rows, inputs=inputs)
+        return losses, logits
+
+    def _step_servers(self, state: State, rows: slice, places: slice) -> None:
+        """The server copies' optimiser step."""
+        self.servers.step(rows, lr=self._rate(self.config.server_lr, state))
+
+    def _log(self, state: State, active: int) -> dict[str, float]:
+        """What happened since the last line, and how many clients were still at work."""
+        loss, right, images = state.tensors["since_logged"].tolist()
+        state.tensors["since_logged"].zero_()
+        return {"train_loss": loss / images, "train_accuracy": right / images, "active_clients": active,
+                "client_lr": self._rate(self.config.client_lr, state), "server_lr": self._rate(self.config.server_lr, state)}
+
+    def _rate(self, base: float, state: State) -> float:
+        return optim.rate(base, state.round, self.config.rounds, self.config.schedule)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.setup.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
