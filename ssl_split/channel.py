@@ -6,17 +6,18 @@ one client's tensor, however many clients are batched in one call. No autograd e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ssl_split.config import Wire
+from ssl_split.clock import Clock
+from ssl_split.config import NetworkOptions, Wire
 from ssl_split.tree import Tree
 
-UP = ("act_up", "key_act_up", "label_up", "model_up", "ema_up")
-DOWN = ("grad_down", "model_down", "ema_down")
+UP = ("act_up", "key_act_up", "pert_act_up", "label_up", "model_up", "ema_up")
+DOWN = ("grad_down", "scalar_down", "model_down", "ema_down")
 KINDS = UP + DOWN
 
 Encoded = tuple[Tensor, ...]
@@ -65,6 +66,28 @@ CODECS = {
 }
 
 
+def codec_name(wire: Wire, kind: str) -> str:
+    """The codec of a kind of message."""
+    if kind in ("act_up", "key_act_up", "pert_act_up"):
+        return wire.activations
+    if kind in ("ema_up", "ema_down"):
+        return wire.ema
+    return {"grad_down": wire.gradients, "model_up": wire.weights, "model_down": wire.weights}.get(kind, "fp32")
+
+
+def message_bytes(wire: Wire, kind: str, shape: tuple[int, ...]) -> int:
+    """What one message of this shape costs, as the ledger would count it."""
+    name = codec_name(wire, kind)
+    return encoded_bytes(CODECS[name].encode(torch.zeros(1, *shape), 2), name) + wire.header_bytes
+
+
+def encoded_bytes(payload: Encoded, name: str, *, item_bytes: int = 4) -> int:
+    """Bytes of what a codec made; without one, numbers count as float32 whatever the arithmetic."""
+    if name == "fp32":
+        return sum(t.numel() for t in payload) * item_bytes
+    return sum(t.numel() * t.element_size() for t in payload)
+
+
 class Ledger:
     """Messages, raw bytes and encoded bytes by kind and client: of the current round, and since the start.
 
@@ -105,18 +128,20 @@ class Ledger:
 class Channel:
     """Encodes, counts and decodes every message of a run."""
 
-    def __init__(self, wire: Wire, ledger: Ledger, *, item_bytes: int = 4) -> None:
+    def __init__(self, wire: Wire, ledger: Ledger, *, item_bytes: int = 4, clock: Clock | None = None) -> None:
         """
         Args:
             wire: Codec names and header size.
             ledger: Where messages are counted.
             item_bytes: Bytes of a number sent without a codec: the wire carries float32 whatever the arithmetic.
+            clock: Moved on by every message; None for one of equal clients.
         """
         self.ledger = ledger
+        clients = ledger.current.shape[1]
+        self.clock = clock or Clock(NetworkOptions(), torch.zeros(clients, dtype=torch.float64), seed=0, active=clients)
         self.header_bytes, self.label_bytes = wire.header_bytes, wire.label_bytes
         self.item_bytes = item_bytes
-        self._codecs = {"act_up": wire.activations, "key_act_up": wire.activations, "grad_down": wire.gradients,
-                        "model_up": wire.weights, "model_down": wire.weights, "ema_up": wire.ema, "ema_down": wire.ema}
+        self._codecs = {kind: codec_name(wire, kind) for kind in KINDS}
 
     def send(self, kind: str, payload: Tensor, clients: Tensor) -> Tensor:
         """One message per client.
@@ -136,8 +161,8 @@ class Channel:
 
     def send_labels(self, labels: Tensor, clients: Tensor) -> Tensor:
         """Labels int64 `(P, B)`, one row per client; `wire.label_bytes` each. They arrive as they are."""
-        size = labels[0].numel() * self.label_bytes + self.header_bytes
-        self.ledger.count("label_up", clients, raw=size, encoded=size)
+        size = labels[0].numel() * self.label_bytes
+        self._count_bytes("label_up", clients, raw=size, encoded=size)
         return labels
 
     def send_tree(self, kind: str, tree: Tree, clients: Tensor) -> Tree:
@@ -165,14 +190,15 @@ class Channel:
         self._tally(kind, clients, tree.layout.numel, encoded_bytes)
         return arrived
 
-    def _count(self, kind: str, clients: Tensor, numel: int, encoded: Sequence[Tensor], name: str) -> None:
+    def _count(self, kind: str, clients: Tensor, numel: int, encoded: Encoded, name: str) -> None:
         self._tally(kind, clients, numel, self._bytes(encoded, name) // len(clients))
 
-    def _bytes(self, encoded: Sequence[Tensor], name: str) -> int:
-        if name == "fp32":
-            return sum(t.numel() for t in encoded) * self.item_bytes
-        return sum(t.numel() * t.element_size() for t in encoded)
+    def _bytes(self, encoded: Encoded, name: str) -> int:
+        return encoded_bytes(encoded, name, item_bytes=self.item_bytes)
 
     def _tally(self, kind: str, clients: Tensor, numel: int, encoded: int) -> None:
-        raw = numel * self.item_bytes
+        self._count_bytes(kind, clients, raw=numel * self.item_bytes, encoded=encoded)
+
+    def _count_bytes(self, kind: str, clients: Tensor, *, raw: int, encoded: int) -> None:
         self.ledger.count(kind, clients, raw=raw + self.header_bytes, encoded=encoded + self.header_bytes)
+        self.clock.transfer(clients, encoded + self.header_bytes)

@@ -20,7 +20,7 @@ CODECS = ("fp32", "fp16", "bf16", "int8", "int8_channel")
 DATASETS = ("digits", "photos", "cifar10", "cifar100", "svhn", "stl10", "mnist", "fashion_mnist", "imagefolder")
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "mobilenetv2", "vgg11", "vgg16", "alexnet", "cnn4", "mlp", "vit")
 SELF_SUPERVISED = ("mocosfl", "monacosfl", "moco")
-SUPERVISED = ("sfl_v1", "sfl_v2", "minibatch_sfl", "smofi", "split_learning", "centralised")
+SUPERVISED = ("sfl_v1", "sfl_v2", "minibatch_sfl", "smofi", "mu_splitfed", "gas", "split_learning", "centralised")
 ALGORITHMS = SELF_SUPERVISED + SUPERVISED
 UNFINGERPRINTED = ("name", "data_dir", "download", "device", "threads", "out", "checkpoint_every_seconds", "keep_checkpoints",
                    "allocator", "engine")
@@ -88,6 +88,27 @@ class Wire:
 
 
 @dataclass(frozen=True)
+class NetworkOptions:
+    """Devices and links of the virtual clock; nothing of it changes what is learnt, except in `gas`, where the clock decides whose turn
+    it is."""
+
+    compute: str = field("constant", "speeds of clients: constant, lognormal, pareto; exponential (a random time for a round's work, MU-"
+                                     "SplitFed); cell (1 to 10 GFLOP/s, GAS)",
+                         choices=("constant", "lognormal", "pareto", "exponential", "cell"))
+    compute_flops: float = field(1e10, "mean speed of a client, FLOP/s (constant, lognormal, pareto)", above=0)
+    compute_spread: float = field(1.5, "lognormal: deviation of the logarithm; pareto: shape", above=0)
+    compute_seconds: float = field(1.0, "mean time of a client's work in a round (exponential)", above=0)
+    link: str = field("constant", "rates of links: constant, lognormal, pareto; cell (radio cell of 1 km, GAS)",
+                      choices=("constant", "lognormal", "pareto", "cell"))
+    link_bits_per_second: float = field(1e8, "mean rate of a link in either direction (constant, lognormal, pareto)", above=0)
+    link_spread: float = field(1.5, "as compute_spread", above=0)
+    latency_seconds: float = field(0.0, "added to every message", low=0)
+    server_flops: float = field(1e12, "speed of the server, FLOP/s, shared by the clients it serves", above=0)
+    per_round: bool = field(False, "draw devices and links anew in each round")
+    share_band: bool = field(False, "cell: the clients at work divide the band (the published code gives each the whole)")
+
+
+@dataclass(frozen=True)
 class MonacosflOptions:
     """How MonAcoSFL aligns momentum clients (the paper: average, at every sync)."""
 
@@ -125,6 +146,33 @@ class SmofiOptions:
     weights: str = field("data", "weights of the fusion: data (client sizes) or uniform", choices=("data", "uniform"))
     renormalise: bool = field(False, "divide by the sum of the staleness-weighted shares")
     carry: bool = field(False, "keep the fused momentum for the next round (published: cleared)")
+
+
+@dataclass(frozen=True)
+class MuSplitfedOptions:
+    """MU-SplitFed's unbalanced zeroth-order steps (arXiv 2510.21155)."""
+
+    tau: int = field(2, "server steps per client step; 1 is zeroth-order SplitFed", low=1)
+    estimator: str = field("spsa", "spsa: two function values; first_order: true gradients in the same schedule",
+                           choices=("spsa", "first_order"))
+    radius: float = field(0.005, "distance from the weights at which spsa evaluates, in units of the direction", above=0)
+    global_lr: float = field(0.3, "step size over rounds, on the average", above=0)
+    coupled: bool = field(False, "client rate = tau times the server's, as the theory asks (published: not)")
+
+
+@dataclass(frozen=True)
+class GasOptions:
+    """GAS's buffers and generated activations (arXiv 2409.01251)."""
+
+    buffer: int | None = field(None, "batches, and models, that a buffer holds, Q (default: P)", low=1)
+    generate: bool = field(True, "balance a full buffer with generated activations")
+    balance: str = field("batch", "top every label up to: batch (B), or equal_to_max (the most frequent label)",
+                         choices=("batch", "equal_to_max"))
+    covariance: str = field("kept", "kept: of the last 512 activations of a label; full: a matrix per label; diagonal",
+                            choices=("kept", "full", "diagonal"))
+    weight: str = field("linear", "weight of an activation in the statistics: its progress n, or constant",
+                        choices=("linear", "constant"))
+    adjust_logits: bool = field(True, "shift logits by the log of the client's label shares in its loss")
 
 
 @dataclass(frozen=True)
@@ -180,6 +228,8 @@ class Config:
     clip_norm: float = field(0.0, "largest norm of a half's gradient (0: not clipped)", low=0)
     outer: Outer = field(Outer, "momentum over rounds")
     smofi: SmofiOptions = field(SmofiOptions, "momentum fusion of SMoFi")
+    mu_splitfed: MuSplitfedOptions = field(MuSplitfedOptions, "steps of MU-SplitFed")
+    gas: GasOptions = field(GasOptions, "buffers of GAS")
 
     queue_size: int = field(6000, "negative keys K", low=1, section="contrastive learning")
     queue: str = field("shared", "shared: one queue; per_client: K // P keys for each place in the cohort",
@@ -192,6 +242,7 @@ class Config:
                                    choices=("global_mean", "local_mean"))
     monacosfl: MonacosflOptions = field(MonacosflOptions, "alignment of momentum clients")
     wire: Wire = field(Wire, "encoding of what is sent")
+    network: NetworkOptions = field(NetworkOptions, "devices and links of the virtual clock")
 
     published_pool_average: bool = field(False, "repeat the published defect: client 0 stands in for the first cohort member in "
                                                 "averages", section="defects of the published code, to measure their effect")
@@ -277,6 +328,10 @@ def from_dict(values: Mapping[str, Any]) -> Config:
         raise ValueError(f"cut = {config.cut} is impossible: it must be 0, a positive number or full")
     if config.clients_per_round is not None and config.clients_per_round > config.clients:
         raise ValueError(f"clients_per_round = {config.clients_per_round} is more than the {config.clients} clients there are")
+    for part in ("compute", "link"):
+        if getattr(config.network, part) == "pareto" and getattr(config.network, f"{part}_spread") <= 1:
+            spread = getattr(config.network, f"{part}_spread")
+            raise ValueError(f"network.{part}_spread = {spread:g} is impossible with pareto, whose mean is finite only for a shape above 1")
     if not config.supervised and config.optimiser != "sgd":
         raise ValueError(f"optimiser = {config.optimiser!r} belongs to the supervised algorithms: {config.algorithm} trains with sgd")
     if config.arch not in ARCHITECTURES and ".py:" not in config.arch:

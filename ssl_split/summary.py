@@ -33,7 +33,8 @@ def summarise(training: Training, state: State, *, images: int, seconds: float) 
         "train_accuracy": at_syncs[-1].get("train_accuracy"), **validation, "collapse_std": at_syncs[-1].get("collapse_std"),
         **_traffic(training, state), **_sizes(training),
         "divergence": divergence if divergence["online_to_mean"] is not None else None,
-        "seconds": round(seconds, 2), "images_per_second": round(images / seconds, 2),
+        "virtual_seconds": float(state.tensors["clock"].max()), "seconds": round(seconds, 2),
+        "images_per_second": round(images / seconds, 2),
         "results_version": RESULTS_VERSION, "command": command_line(),
     }
 
@@ -71,11 +72,13 @@ def _supervised_closed_form(training: Training, state: State, *, h: int, c: int)
     config = training.config
     if state.step != sum(training.lengths[: state.round]):
         return None
+    if config.algorithm == "gas":  # clients join one by one, and those at work at the end have not handed in
+        sent = supervised_sfl_bytes(config, steps=state.step, visits=state.counters["handed_in"], h=h, c=c)
+        return sum(sent.values()) + 4 * c * (state.counters["joined"] - state.counters["handed_in"])
     local = training.algorithm.setup.local_steps
     cohorts = [training.cohort(round).tolist() for round in range(state.round)]
-    images = sum(local[client] for cohort in cohorts for client in cohort) * config.batch_size
-    return sum(supervised_sfl_bytes(images=images, visits=config.cohort_size * state.round, h=h, c=c,
-                                    label_bytes=config.wire.label_bytes).values())
+    steps = sum(local[client] for cohort in cohorts for client in cohort)
+    return sum(supervised_sfl_bytes(config, steps=steps, visits=config.cohort_size * state.round, h=h, c=c).values())
 
 
 def _sizes(training: Training) -> dict[str, Any]:

@@ -27,25 +27,30 @@ def split_ssl_bytes(config: Config, *, steps: int, h: int, c: int) -> dict[str, 
     activation = 4 * views * steps * config.batch_size * h
     weights = 4 * min(config.syncs_per_round, steps) * c
     ema = weights if config.algorithm == "monacosfl" and config.monacosfl.align == "average" else 0
-    return {"act_up": activation, "key_act_up": activation, "label_up": 0, "grad_down": activation if c else 0,
-            "model_up": weights, "model_down": weights, "ema_up": ema, "ema_down": ema}
+    return {"act_up": activation, "key_act_up": activation, "pert_act_up": 0, "label_up": 0,
+            "grad_down": activation if c else 0, "scalar_down": 0, "model_up": weights, "model_down": weights, "ema_up": ema,
+            "ema_down": ema}
 
 
-def supervised_sfl_bytes(*, images: int, visits: int, h: int, c: int, label_bytes: int = 8) -> dict[str, int]:
-    """Bytes by kind of SFL-V1, SFL-V2, SMoFi, MiniBatch-SFL and split learning in float32, `lazy` weights, all clients together.
+def supervised_sfl_bytes(config: Config, *, steps: int, visits: int, h: int, c: int) -> dict[str, int]:
+    """Bytes by kind of the supervised split algorithms in float32, `lazy` weights, all clients together.
 
     Args:
-        images: Images sent through the cut, sum of K B over clients and rounds.
+        config: The run; algorithm, B and the bytes of a label are read.
+        steps: Local steps K, summed over rounds and clients.
         visits: Rounds that a client takes part in, summed over clients.
         h: Elements of the smashed data of one image.
-        c: State entries of the client half; 0 at cut 0, where neither gradients nor weights cross.
-        label_bytes: Of one label.
+        c: State entries of the client half; 0 at cut 0, where neither answers nor weights cross.
 
     Returns:
-        Bytes per message kind; per client R [K B (2 h f + 8) + 2 c f].
+        Bytes per message kind; per client R [K B (2 h f + 8) + 2 c f];
+        zeroth order (MU-SplitFed) R [K B (3 h f + 8) + K f + 2 c f].
     """
+    images = steps * config.batch_size
     activation, weights = 4 * images * h, 4 * visits * c
-    return {"act_up": activation, "label_up": label_bytes * images, "grad_down": activation if c else 0, "model_up": weights,
+    zeroth = config.algorithm == "mu_splitfed" and config.mu_splitfed.estimator == "spsa"
+    return {"act_up": activation, "pert_act_up": 2 * activation if zeroth and c else 0, "label_up": config.wire.label_bytes * images,
+            "grad_down": activation if c and not zeroth else 0, "scalar_down": 4 * steps if c and zeroth else 0, "model_up": weights,
             "model_down": weights}
 
 

@@ -20,6 +20,7 @@ from ssl_split import resume as resuming
 from ssl_split import run as runs
 from ssl_split.algorithms.api import State
 from ssl_split.channel import Channel
+from ssl_split.clock import Clock
 from ssl_split.config import Config
 from ssl_split.data.partition import describe
 from ssl_split.summary import summarise
@@ -78,6 +79,7 @@ def run(config: Config, *, resume: bool = False, on_log: Callable[[str], None] |
                   "classes": training.classes}
         saved = resuming.Checkpoints(folder, header, keep=config.keep_checkpoints)
         state = training.algorithm.init()
+        state.tensors.setdefault("clock", torch.zeros(len(state.positions), dtype=torch.float64))
         if newest is not None:
             saved.load(newest, state)
         runs.cut_back(folder, step=state.step, round=state.round)
@@ -112,7 +114,8 @@ def _loop(training: Training, state: State, saved: resuming.Checkpoints, stopped
         Images seen by this process.
     """
     config, algorithm, total = training.config, training.algorithm, training.total_steps
-    wire = Channel(config.wire, state.ledger)
+    clock = Clock(config.network, state.tensors["clock"], seed=config.seed, active=config.cohort_size)
+    wire = Channel(config.wire, state.ledger, clock=clock)
     folder, start, seen = config.run_dir, time.monotonic(), 0
     last_saved = start
     with display.progress(total, f"{config.algorithm} cut {config.cut}") as bar:
@@ -120,12 +123,13 @@ def _loop(training: Training, state: State, saved: resuming.Checkpoints, stopped
         while state.step < total:
             if state.step_in_round == 0:
                 algorithm.begin_round(state, training.cohort(state.round), wire)
+            clock.enter(state.round)
             batch = training.next_batch(state)
             metrics = algorithm.step(state, batch, wire)
             seen += batch.views[0].shape[:2].numel()
             _check_loss(metrics["loss"], state, folder)
             if len(metrics) > 1 or state.step == total:
-                runs.append_metrics(folder, {"step": state.step, "round": state.round, **metrics})
+                runs.append_metrics(folder, {"step": state.step, "round": state.round, **metrics, "virtual_seconds": clock.now})
             rate = seen / (time.monotonic() - start)
             bar.advance(round=f"{state.round + 1}/{config.rounds}", loss=metrics["loss"], images_per_s=round(rate, 1))
             ended = state.step_in_round == training.lengths[state.round] or state.step == total
@@ -185,7 +189,9 @@ def _validate(training: Training, state: State, saved: resuming.Checkpoints, bar
         line |= {f"published_test_{name}": judge.accuracy} if judge else {}
     if not line or judge is None:
         return
-    runs.append_metrics(config.run_dir, {"step": state.step, "round": state.round - 1, **line})
+    sent = int(state.ledger.total[:, :, 2].sum())
+    runs.append_metrics(config.run_dir, {"step": state.step, "round": state.round - 1, **line, "bytes": sent,
+                                         "virtual_seconds": float(state.tensors["clock"].max())})
     best = saved.folder / "best.safetensors"
     if not best.is_file() or judge.accuracy > runs.read_header(best)["selected_by_accuracy"]:
         saved.save_best(state, judge.accuracy)

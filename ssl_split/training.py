@@ -11,6 +11,7 @@ from ssl_split.config import SELF_SUPERVISED, Config
 from ssl_split.data import augment, images
 from ssl_split.data.cohort import Streams, draw_cohort, local_steps, steps_per_round
 from ssl_split.data.partition import partition
+from ssl_split.models.count import cost
 from ssl_split.models.split import Network, build
 from ssl_split.rng import generator
 
@@ -40,9 +41,18 @@ class Training:
         self.batch = batch
         local = local_steps(sizes, batch, local_epochs=config.local_epochs, steps=config.local_steps)
         self.images = self.dataset.train.images.to(self.device)
-        setup = Setup(config, self.network, sizes, self.steps, self.device, self.dtype, local)
+        sides = cost(self.network, self.dataset.size)
+        setup = Setup(config, self.network, sizes, self.steps, self.device, self.dtype, local, self._label_counts(),
+                      client_flops=2.0 * sides.client_macs, server_flops=2.0 * sides.server_macs)
         self.algorithm = ALGORITHMS[config.algorithm](setup)
         self.lengths = [self.algorithm.round_steps(self.cohort(round)) for round in range(config.rounds)]  # steps of each round
+
+    def _label_counts(self) -> torch.Tensor:
+        """Images of each client by label, `(N, classes)`."""
+        labels = self.dataset.train.labels
+        if labels is None:
+            return torch.zeros(len(self.parts), 0, dtype=torch.int64)
+        return torch.stack([torch.bincount(labels[part], minlength=len(self.dataset.classes)) for part in self.parts])
 
     @property
     def client_entries(self) -> int:

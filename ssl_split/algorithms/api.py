@@ -27,6 +27,8 @@ class Setup:
         device: Where tensors live.
         dtype: Arithmetic of weights; activations may be autocast.
         local_steps: T_j of each client in a round of the supervised algorithms.
+        label_counts: Training images of each client by label, int64 `(N, classes)`; empty without labels.
+        client_flops, server_flops: F, of one image's forward pass through either half, for the virtual clock; a backward pass is 2 F.
     """
 
     config: Config
@@ -36,6 +38,9 @@ class Setup:
     device: torch.device
     dtype: torch.dtype
     local_steps: list[int] = field(default_factory=list)
+    label_counts: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int64))
+    client_flops: float = 0.0
+    server_flops: float = 0.0
 
     @property
     def channels_last(self) -> bool:

@@ -6,10 +6,12 @@ from typing import Protocol
 
 from ssl_split.algorithms.api import Algorithm, Setup
 from ssl_split.algorithms.split.centralised import Centralised
+from ssl_split.algorithms.split.gas import GAS
 from ssl_split.algorithms.split.minibatch_sfl import MiniBatchSFL
 from ssl_split.algorithms.split.moco import Moco
 from ssl_split.algorithms.split.mocosfl import MocoSFL
 from ssl_split.algorithms.split.monacosfl import MonAcoSFL
+from ssl_split.algorithms.split.mu_splitfed import MuSplitFed
 from ssl_split.algorithms.split.sfl_v1 import SFLV1
 from ssl_split.algorithms.split.sfl_v2 import SFLV2
 from ssl_split.algorithms.split.smofi import SMoFi
@@ -34,6 +36,8 @@ ALGORITHMS: dict[str, Factory] = {
     "sfl_v2": SFLV2,
     "minibatch_sfl": MiniBatchSFL,
     "smofi": SMoFi,
+    "mu_splitfed": MuSplitFed,
+    "gas": GAS,
     "split_learning": SplitLearning,
     "centralised": Centralised,
 }

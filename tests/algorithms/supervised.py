@@ -12,6 +12,7 @@ from ssl_split import config as configuration
 from ssl_split.algorithms.api import Algorithm, Batch, Setup, State
 from ssl_split.algorithms.table import ALGORITHMS
 from ssl_split.channel import Channel
+from ssl_split.clock import Clock
 from ssl_split.config import Config
 from ssl_split.models.split import Network, build
 
@@ -49,11 +50,18 @@ class Trial:
             sizes = [sum(sizes)]
         self.batch = config.batch_size * (config.cohort_size if centralised else 1)
         local = [config.local_steps or max(1, n * config.local_epochs // self.batch) for n in sizes]
-        setup = Setup(config, self.network, sizes, max(local), torch.device("cpu"), torch.float64, local)
+        counts = torch.stack([torch.bincount(draw(c, 0, n)[1], minlength=CLASSES) for c, n in enumerate(sizes)])
+        setup = Setup(config, self.network, sizes, max(local), torch.device("cpu"), torch.float64, local, counts)
         self.setup, self.local = setup, local
         self.algorithm: Algorithm = ALGORITHMS[config.algorithm](setup)
+        self.begin()
+
+    def begin(self) -> None:
+        """A fresh state and wire."""
         self.state: State = self.algorithm.init()
-        self.wire = Channel(config.wire, self.state.ledger)
+        ready = self.state.tensors.setdefault("clock", torch.zeros(len(self.state.positions), dtype=torch.float64))
+        clock = Clock(self.config.network, ready, seed=self.config.seed, active=self.config.cohort_size)
+        self.wire = Channel(self.config.wire, self.state.ledger, clock=clock)
 
     def cohort(self) -> Tensor:
         """Clients of this round: all, or P consecutive ones that move on each round."""
@@ -74,7 +82,6 @@ class Trial:
         """One step, beginning and ending rounds where they fall."""
         if self.state.step_in_round == 0:
             self.algorithm.begin_round(self.state, self.cohort(), self.wire)
-            self.length = self.algorithm.round_steps(self.state.cohort)
         metrics = self.algorithm.step(self.state, self.batch_of(), self.wire)
         if self.state.step_in_round == self.algorithm.round_steps(self.state.cohort):
             number = self.state.round

@@ -12,8 +12,11 @@ from ssl_split.algorithms.split.smofi import SMoFi
 from ssl_split.algorithms.table import ALGORITHMS
 from ssl_split.models.split import build
 from ssl_split.objectives.supervised import cross_entropy
+from ssl_split.traffic import supervised_sfl_bytes
 
-SPLIT = ("sfl_v1", "sfl_v2", "minibatch_sfl", "smofi", "split_learning")
+SPLIT = ("sfl_v1", "sfl_v2", "minibatch_sfl", "smofi", "mu_splitfed", "split_learning")
+"""Those that work in rounds; gas has a file of its own."""
+FIRST_ORDER = tuple(name for name in SPLIT if name != "mu_splitfed")
 OPTIMISERS = ("sgd", "nesterov", "adam", "adamw")
 
 
@@ -71,7 +74,7 @@ def test_batch_norm_is_averaged_with_the_weights(algorithm: str) -> None:
 # --- one client is plain SGD --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("algorithm", [*SPLIT, "centralised"])
+@pytest.mark.parametrize("algorithm", [*FIRST_ORDER, "centralised"])
 @pytest.mark.parametrize("optimiser", ["sgd", "adam"])
 def test_one_client_is_sgd(algorithm: str, optimiser: str) -> None:
     """With one client nothing is averaged or fused with another; momentum starts anew in each round."""
@@ -371,16 +374,22 @@ def test_ledger_is_the_closed_form(algorithm: str, cut: int | str) -> None:
     trial = Trial(config)
     trial.rounds(2)
     sent = trial.state.ledger.bytes()
-    cohorts = [[0, 1], [2, 0]]
-    images = 2 * sum(trial.local[c] for cohort in cohorts for c in cohort)
-    h, c = trial.network.smashed_shape.numel() if hasattr(trial.network.smashed_shape, "numel") else torch.Size(
-        trial.network.smashed_shape).numel(), sum(p.numel() for p in trial.network.client.parameters())
-    assert sent["up"] == {"act_up": 4 * images * h, "key_act_up": 0, "label_up": 8 * images, "model_up": 4 * 4 * c, "ema_up": 0}
-    assert sent["down"] == {"grad_down": 4 * images * h if c else 0, "model_down": 4 * 4 * c, "ema_down": 0}
+    steps = sum(trial.local[c] for cohort in ([0, 1], [2, 0]) for c in cohort)
+    images, weights = 2 * steps, 4 * 4 * sum(p.numel() for p in trial.network.client.parameters())
+    smashed = 4 * images * torch.Size(trial.network.smashed_shape).numel()
+    found = {kind: number for kinds in sent.values() for kind, number in kinds.items() if number}
+    expected = {"act_up": smashed, "label_up": 8 * images}
+    if weights:
+        expected |= {"model_up": weights, "model_down": weights}
+        answer = {"pert_act_up": 2 * smashed, "scalar_down": 4 * steps} if algorithm == "mu_splitfed" else {"grad_down": smashed}
+        expected |= answer
+    assert found == expected
+    closed_form = supervised_sfl_bytes(config, steps=steps, visits=4, h=smashed // images // 4, c=weights // 16)
+    assert {kind: number for kind, number in closed_form.items() if number} == expected
 
 
 def test_every_supervised_algorithm_is_tested_here() -> None:
     from ssl_split.config import SUPERVISED
 
-    assert set(SUPERVISED) == {*SPLIT, "centralised"}
+    assert set(SUPERVISED) == {*SPLIT, "gas", "centralised"}
     assert set(SUPERVISED) <= set(ALGORITHMS)

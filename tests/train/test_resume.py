@@ -75,6 +75,9 @@ SETTINGS = {
     "sfl_v2": {"algorithm": "sfl_v2", **UNEVEN},
     "minibatch_sfl": {"algorithm": "minibatch_sfl", **UNEVEN},
     "smofi, carried": {"algorithm": "smofi", "smofi": {"carry": True}, **UNEVEN},
+    "mu_splitfed": {"algorithm": "mu_splitfed", "momentum": 0.0, **UNEVEN},
+    "gas, 2 of 4 clients at work, stragglers": {"algorithm": "gas", "clients": 4, "clients_per_round": 2, "rounds": 4, "local_steps": 4,
+                                               "network": {"compute": "cell", "link": "cell"}, "gas": {"buffer": 1}},
     "split_learning": {"algorithm": "split_learning", **UNEVEN},
     "centralised": {"algorithm": "centralised", "optimiser_state": "keep"},
 }

@@ -52,4 +52,6 @@ class Centralised(SFLV1):
         """One step on P * B images."""
         assert batch.labels is not None
         losses, logits, _ = self._serve(state, batch.views[0], batch.labels, WHOLE)
+        whole = self.setup.client_flops + self.setup.server_flops
+        wire.clock.serve(state.cohort, 3 * batch.labels.numel() * whole)
         return self._advance(state, losses, logits, batch.labels)

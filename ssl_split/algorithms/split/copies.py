@@ -43,11 +43,11 @@ class Copies:
         """Give these copies the weights `(P or 1, size)`."""
         self.weights.flat[rows].copy_(weights)
 
-    def reset(self) -> None:
-        """Forget the optimiser's state of all copies."""
+    def reset(self, rows: slice = slice(None)) -> None:
+        """Forget the optimiser's state of these copies."""
         for moment in self.moments.values():
-            moment.flat.zero_()
-        self.steps.zero_()
+            moment.flat[rows] = 0
+        self.steps[rows] = 0
 
     def take_up(self, row: int, client: int) -> None:
         """Give a copy the optimiser state that a client kept, or none."""

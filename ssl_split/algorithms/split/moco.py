@@ -85,6 +85,8 @@ class Moco:
         loss.backward()
         for rows in new:  # after the backward pass, whose graph holds the queue
             state.counters["queue_head"] = enqueue(queue, state.counters["queue_head"], rows)
+        whole, passes = self.setup.client_flops + self.setup.server_flops, 8 if config.symmetric == "original" else 4
+        wire.clock.serve(state.cohort, passes * len(v1) * whole)
         lr = optim.rate(config.server_lr, state.step, self.setup.total_steps, config.schedule)
         with torch.no_grad():
             optim.sgd_(w["server.online"].parameters, self._gradients.parameters, w["server.velocity"].parameters, lr=lr,

@@ -98,6 +98,7 @@ class MocoSFL:
     def begin_round(self, state: State, cohort: Tensor, wire: Channel) -> None:
         """Members fetch the averaged online client and take up their private rows."""
         state.cohort, state.step_in_round, state.gathered = cohort, 0, True
+        wire.clock.follow(cohort, wire.clock.now)
         self._receive_online(state, wire, self._receivers(state, at_start=True))
         if not self.all_join:
             for k, client in enumerate(cohort.tolist()):
@@ -150,8 +151,12 @@ class MocoSFL:
             trees.ema_(w["cohort.momentum"], w["cohort.online"], config.ema)
             with torch.no_grad():
                 keys = self.momentum_clients.forward(v2)
+        rows = v1.shape[1]
+        wire.clock.compute(state.cohort, 2 * rows * self.setup.client_flops, share=0.5 / self.setup.steps)
         h_q = self._up("act_up", outputs, state, wire).requires_grad_(self.has_weights)  # (P * R, C', H', W')
         h_k = self._up("key_act_up", keys, state, wire)
+        wire.clock.meet(state.cohort)
+        wire.clock.serve(state.cohort, (8 if config.symmetric == "original" else 4) * rows * self.setup.server_flops)
         loss, q, new_keys = self._server_loss(state, h_q, h_k)
         loss.backward()
         self._enqueue(state, new_keys)
@@ -160,6 +165,8 @@ class MocoSFL:
         if self.has_weights:
             self._down(outputs, h_q, state, wire)
             self._sgd(w["cohort.online"], self._gradients, w["cohort.velocity"], client_lr)
+            wire.clock.compute(state.cohort, 2 * rows * self.setup.client_flops, share=0.5 / self.setup.steps)
+        wire.clock.meet(state.cohort)
         state.step += 1
         state.step_in_round += 1
         metrics = {"loss": loss.item()}
@@ -240,6 +247,7 @@ class MocoSFL:
         state.counters["syncs"] += 1
         measured = divergence(w["cohort.online"], w["cohort.momentum"], self._weights(state))
         arrived = wire.send_tree("model_up", w["cohort.online"], state.cohort)
+        wire.clock.meet(state.cohort)
         w["client.online"].flat.copy_(self._average(state, arrived, w["client.online"]).flat)
         self._receive_online(state, wire, self._receivers(state, at_start=False))
         if self.config.reset_momentum:

@@ -118,6 +118,7 @@ class SFLV1:
     def begin_round(self, state: State, cohort: Tensor, wire: Channel) -> None:
         """Order the cohort; nothing is averaged yet."""
         state.cohort, state.step_in_round, state.gathered = self.order(cohort, state.round), 0, True
+        wire.clock.follow(cohort, wire.clock.now)
         for half in ("client", "server"):
             state.trees[f"{half}.sum"].flat.zero_()
             state.tensors["entered"].zero_()
@@ -128,8 +129,9 @@ class SFLV1:
 
     def end_round(self, state: State, wire: Channel) -> None:
         """The averages become the next model."""
+        wire.clock.meet(state.cohort)
         if self.has_weights:
-            self._adopt(state, "client", self._rate(self.config.client_lr, state))
+            self._adopt(state, "client", self._client_lr(state))
         self._adopt(state, "server", self._rate(self.config.server_lr, state))
         state.round += 1
         state.step_in_round, state.gathered = 0, False
@@ -199,35 +201,71 @@ class SFLV1:
         group, steps, step = self._place(state)
         if step == 0:
             self._begin_group(state, group, wire)
-        members, rows = state.cohort[batch.places], self._rows(batch.places)
-        assert batch.labels is not None
-        with self._autocast():
-            outputs = self.clients.modules.forward(batch.views[0], rows=rows)
-        joined = torch.cat([o.detach().to(self.setup.dtype) for o in outputs])
-        h = wire.send("act_up", joined.unflatten(0, (len(members), -1)), members)  # (A, B, C', H', W')
-        labels = wire.send_labels(batch.labels, members)
-        losses, logits, gradient = self._serve(state, h, labels, batch.places)
-        if self.has_weights:
-            arrived = wire.send("grad_down", gradient, members).flatten(0, 1)
-            self.clients.clear(rows)
-            self.clients.modules.backward(outputs, arrived.to(outputs[0].dtype), rows=rows)
-            self.clients.step(rows, lr=self._rate(self.config.client_lr, state))
-        metrics = self._advance(state, losses, logits, labels)
+        metrics = self._advance(state, *self._exchange(state, batch, wire))
         if step + 1 == max(steps) or state.step == self.config.max_steps:  # a trial ends averaged
             self._end_group(state, group, wire)
         return metrics
 
+    def _exchange(self, state: State, batch: Batch, wire: Channel) -> tuple[Tensor, Tensor, Tensor]:
+        """What the participants send, what the server does with it, and what they make of its answer.
+
+        Returns:
+            Losses `(A,)`, logits `(A, B, classes)` and labels `(A, B)`.
+        """
+        members, rows = state.cohort[batch.places], self._rows(batch.places)
+        assert batch.labels is not None
+        with self._autocast():
+            outputs = self.clients.modules.forward(batch.views[0], rows=rows)
+        self._client_work(wire, members, passes=1, of=3)
+        joined = torch.cat([o.detach().to(self.setup.dtype) for o in outputs])
+        h = wire.send("act_up", joined.unflatten(0, (len(members), -1)), members)  # (A, B, C', H', W')
+        labels = wire.send_labels(batch.labels, members)
+        losses, logits, gradient = self._serve(state, h, labels, batch.places)
+        self._server_work(state, wire, batch.places, passes=3)
+        if self.has_weights:
+            arrived = wire.send("grad_down", gradient, members).flatten(0, 1)
+            self.clients.clear(rows)
+            self.clients.modules.backward(outputs, arrived.to(outputs[0].dtype), rows=rows)
+            self.clients.step(rows, lr=self._client_lr(state))
+            self._client_work(wire, members, passes=2, of=3)
+        if self.couples_clients:
+            wire.clock.meet(members)
+        return losses, logits, labels
+
+    # --- virtual time ------------------------------------------------------------------------------------------------------------
+
+    def _client_work(self, wire: Channel, members: Tensor, *, passes: int, of: int) -> None:
+        """Forward passes (a backward pass counts as two) of a batch, out of so many in a step."""
+        flops = passes * self.config.batch_size * self.setup.client_flops
+        wire.clock.compute(members, flops, share=passes / of / self._local(members))
+
+    def _server_work(self, state: State, wire: Channel, places: slice, *, passes: int) -> None:
+        """Forward passes for each of those at work, who share the server; where clients meet in every step, all wait for the slowest."""
+        members = state.cohort[places]
+        if self.couples_clients:
+            wire.clock.meet(members)
+        wire.clock.serve(members, passes * self.config.batch_size * self.setup.server_flops)
+
+    def _local(self, members: Tensor) -> Tensor:
+        """T_j, float64 `(A,)`."""
+        return torch.tensor([self.setup.local_steps[c] for c in members.tolist()], dtype=torch.float64)
+
     def _advance(self, state: State, losses: Tensor, logits: Tensor, labels: Tensor) -> dict[str, float]:
         """Count the step; a line of metrics whenever a client has finished."""
-        _, steps, step = self._place(state)
+        active = self._finishing(state)
         seen = labels.numel()
         state.tensors["since_logged"] += torch.tensor([losses.mean().item() * seen, correct(logits, labels).item(), seen])
         state.step += 1
         state.step_in_round += 1
         metrics = {"loss": losses.mean().item()}
-        if step + 1 in steps or state.step == self.config.max_steps:
-            metrics |= self._log(state, sum(t > step for t in steps))
+        if active or state.step == self.config.max_steps:
+            metrics |= self._log(state, active)
         return metrics
+
+    def _finishing(self, state: State) -> int:
+        """How many are at work in this step, if it is the last one of any of them; else 0."""
+        _, steps, step = self._place(state)
+        return sum(t > step for t in steps) if step + 1 in steps else 0
 
     def _serve(self, state: State, h: Tensor, labels: Tensor, places: slice) -> tuple[Tensor, Tensor, Tensor]:
         """The server's part of a step.
@@ -250,12 +288,14 @@ class SFLV1:
         self._step_servers(state, rows, places)
         return losses, logits, gradient
 
-    def _differentiate(self, inputs: list[Tensor], labels: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-        """Gradients of each client's mean loss, into the server rows and the inputs."""
+    def _differentiate(self, inputs: list[Tensor], labels: Tensor, rows: slice, *, adjustment: Tensor | None = None
+                       ) -> tuple[Tensor, Tensor]:
+        """Gradients of each client's mean loss, into the server rows and the inputs that require them; `adjustment` `(A, classes)` shifts
+        the logits inside the loss."""
         with self._autocast():
             outputs = self.servers.modules.forward(inputs, rows=rows)
         logits = torch.cat([o.detach().to(self.setup.dtype) for o in outputs]).unflatten(0, tuple(labels.shape))
-        losses, gradient = cross_entropy(logits, labels)
+        losses, gradient = cross_entropy(logits, labels, adjustment=adjustment)
         self.servers.clear(rows)
         self.servers.modules.backward(outputs, gradient.flatten(0, 1).to(outputs[0].dtype), rows=rows, inputs=inputs)
         return losses, logits
@@ -269,7 +309,10 @@ class SFLV1:
         loss, right, images = state.tensors["since_logged"].tolist()
         state.tensors["since_logged"].zero_()
         return {"train_loss": loss / images, "train_accuracy": right / images, "active_clients": active,
-                "client_lr": self._rate(self.config.client_lr, state), "server_lr": self._rate(self.config.server_lr, state)}
+                "client_lr": self._client_lr(state), "server_lr": self._rate(self.config.server_lr, state)}
+
+    def _client_lr(self, state: State) -> float:
+        return self._rate(self.config.client_lr, state)
 
     def _rate(self, base: float, state: State) -> float:
         return optim.rate(base, state.round, self.config.rounds, self.config.schedule)

@@ -13,8 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ssl_split.algorithms.api import Setup
+from ssl_split.algorithms.api import Setup, State
 from ssl_split.algorithms.split.sfl_v1 import SFLV1
+from ssl_split.channel import Channel
 from ssl_split.rng import generator
 
 
@@ -26,6 +27,11 @@ class SFLV2(SFLV1):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self.at_once = 1
+
+    def _begin_group(self, state: State, group: slice, wire: Channel) -> None:
+        """The next client begins when the last one is through."""
+        wire.clock.follow(state.cohort[group], float(wire.clock.ready[state.cohort[: group.start]].max()) if group.start else 0.0)
+        super()._begin_group(state, group, wire)
 
     def order(self, cohort: Tensor, round: int) -> Tensor:
         """A new random order in each round."""
