@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ssl_split.clock import Clock
-from ssl_split.config import NetworkOptions, Wire
+from ssl_split.config import LossOptions, NetworkOptions, Wire
+from ssl_split.delivery import Delivery
 from ssl_split.tree import Tree
 
 UP = ("act_up", "key_act_up", "pert_act_up", "label_up", "model_up", "ema_up")
@@ -99,10 +100,10 @@ class Ledger:
         self.current = torch.zeros(len(KINDS), clients, 3, dtype=torch.int64)
         self.total = torch.zeros_like(self.current)
 
-    def count(self, kind: str, clients: Tensor, *, raw: int, encoded: int) -> None:
-        """One message of the given bytes for each client in `clients` `(P,)`."""
+    def count(self, kind: str, clients: Tensor, *, raw: int, encoded: int, times: Tensor | int = 1) -> None:
+        """A message of the given bytes for each client in `clients` `(P,)`, sent so many times."""
         row = self.current[KINDS.index(kind)]
-        row[clients] += torch.tensor([1, raw, encoded])
+        row[clients] += torch.tensor([1, raw, encoded]) * torch.as_tensor(times).view(-1, 1)
 
     def close_round(self, round: int) -> list[tuple[int, int, str, str, int, int, int]]:
         """Add the current round to the totals.
@@ -126,16 +127,25 @@ class Ledger:
 
 
 class Channel:
-    """Encodes, counts and decodes every message of a run."""
+    """Encodes, counts and decodes every message of a run.
 
-    def __init__(self, wire: Wire, ledger: Ledger, *, item_bytes: int = 4, clock: Clock | None = None) -> None:
+    Attributes:
+        came: Of the last call of `send`, `send_labels` or `send_tree`: whose message arrived, bool `(P,)`. What they return holds every
+            message, arrived or not.
+    """
+
+    def __init__(self, wire: Wire, ledger: Ledger, *, item_bytes: int = 4, clock: Clock | None = None,
+                 delivery: Delivery | None = None) -> None:
         """
         Args:
             wire: Codec names and header size.
             ledger: Where messages are counted.
             item_bytes: Bytes of a number sent without a codec: the wire carries float32 whatever the arithmetic.
             clock: Moved on by every message; None for one of equal clients.
+            delivery: Which messages arrive; None for all.
         """
+        self.delivery = delivery or Delivery(LossOptions(), seed=0)
+        self.came = torch.ones(0, dtype=torch.bool)
         self.ledger = ledger
         clients = ledger.current.shape[1]
         self.clock = clock or Clock(NetworkOptions(), torch.zeros(clients, dtype=torch.float64), seed=0, active=clients)
@@ -200,5 +210,6 @@ class Channel:
         self._count_bytes(kind, clients, raw=numel * self.item_bytes, encoded=encoded)
 
     def _count_bytes(self, kind: str, clients: Tensor, *, raw: int, encoded: int) -> None:
-        self.ledger.count(kind, clients, raw=raw + self.header_bytes, encoded=encoded + self.header_bytes)
-        self.clock.transfer(clients, encoded + self.header_bytes)
+        times, self.came = self.delivery.attempts(kind, clients)
+        self.ledger.count(kind, clients, raw=raw + self.header_bytes, encoded=encoded + self.header_bytes, times=times)
+        self.clock.transfer(clients, encoded + self.header_bytes, times=times)

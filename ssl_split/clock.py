@@ -102,9 +102,9 @@ class Clock:
         """When the last client is ready."""
         return float(self.ready.max())
 
-    def transfer(self, clients: Tensor, size_bytes: int | Tensor) -> None:
-        """A message of each client, in either direction."""
-        self.ready[clients] += self.options.latency_seconds + 8 * size_bytes / self._devices.rate[clients]
+    def transfer(self, clients: Tensor, size_bytes: int, *, times: Tensor | int = 1) -> None:
+        """A message of each client, in either direction, sent so many times."""
+        self.ready[clients] += times * (self.options.latency_seconds + 8 * size_bytes / self._devices.rate[clients])
 
     def compute(self, clients: Tensor, flops: float, *, share: float | Tensor) -> None:
         """Work of each client.

@@ -109,6 +109,41 @@ class NetworkOptions:
 
 
 @dataclass(frozen=True)
+class LossOptions:
+    """Messages that do not arrive, each by itself, and clients that miss rounds."""
+
+    probability: float = field(0.0, "of losing a message, for every kind that is not set below", low=0, high=1)
+    act_up: float | None = field(None, "of losing smashed data", low=0, high=1)
+    key_act_up: float | None = field(None, "of losing smashed data of a momentum client", low=0, high=1)
+    pert_act_up: float | None = field(None, "of losing perturbed smashed data", low=0, high=1)
+    label_up: float | None = field(None, "of losing labels", low=0, high=1)
+    grad_down: float | None = field(None, "of losing a gradient", low=0, high=1)
+    scalar_down: float | None = field(None, "of losing a number sent down", low=0, high=1)
+    model_up: float | None = field(None, "of losing weights sent up", low=0, high=1)
+    model_down: float | None = field(None, "of losing weights sent down", low=0, high=1)
+    ema_up: float | None = field(None, "of losing momentum weights sent up", low=0, high=1)
+    ema_down: float | None = field(None, "of losing momentum weights sent down", low=0, high=1)
+    retransmit: bool = field(False, "repeat until it arrives: nothing is lost, every attempt costs bytes and time")
+    dropout: float = field(0.0, "probability that a client misses a round: it sends and gets nothing", low=0, high=0.99)
+
+    def of(self, kind: str) -> float:
+        """The probability of losing a message of this kind."""
+        own: float | None = getattr(self, kind)
+        return self.probability if own is None else own
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of which messages can be lost."""
+        names = [f.name for f in dataclasses.fields(self) if f.name.endswith(("_up", "_down"))]
+        return tuple(n for n in names if self.of(n))
+
+    @property
+    def happens(self) -> bool:
+        """Whether anything can fail to arrive."""
+        return bool(self.dropout) or (not self.retransmit and bool(self.kinds))
+
+
+@dataclass(frozen=True)
 class MonacosflOptions:
     """How MonAcoSFL aligns momentum clients (the paper: average, at every sync)."""
 
@@ -243,6 +278,7 @@ class Config:
     monacosfl: MonacosflOptions = field(MonacosflOptions, "alignment of momentum clients")
     wire: Wire = field(Wire, "encoding of what is sent")
     network: NetworkOptions = field(NetworkOptions, "devices and links of the virtual clock")
+    loss: LossOptions = field(LossOptions, "messages that do not arrive")
 
     published_pool_average: bool = field(False, "repeat the published defect: client 0 stands in for the first cohort member in "
                                                 "averages", section="defects of the published code, to measure their effect")
@@ -332,6 +368,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
         if getattr(config.network, part) == "pareto" and getattr(config.network, f"{part}_spread") <= 1:
             spread = getattr(config.network, f"{part}_spread")
             raise ValueError(f"network.{part}_spread = {spread:g} is impossible with pareto, whose mean is finite only for a shape above 1")
+    _check_loss(config)
     if not config.supervised and config.optimiser != "sgd":
         raise ValueError(f"optimiser = {config.optimiser!r} belongs to the supervised algorithms: {config.algorithm} trains with sgd")
     if config.arch not in ARCHITECTURES and ".py:" not in config.arch:
@@ -339,6 +376,20 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     if config.name is not None and (not config.name or set(config.name) & set('/\\:*?"<>|') or config.name.startswith(".")):
         raise ValueError(f"name = {config.name!r} cannot name a folder")
     return config
+
+
+def _check_loss(config: Config) -> None:
+    """Refuse lost messages where nobody has said what they would mean."""
+    loss = config.loss
+    if loss.retransmit and any(loss.of(kind) == 1 for kind in loss.kinds):
+        raise ValueError("loss.retransmit never ends with a probability of 1: choose a smaller one")
+    if not loss.happens:
+        return
+    fixed = (("wire.model_traffic", config.wire.model_traffic, "lazy"), ("queue", config.queue, "shared"),
+             ("monacosfl.align", config.monacosfl.align, "average"), ("published_pool_average", config.published_pool_average, False))
+    for name, value, legal in fixed:
+        if value != legal:
+            raise ValueError(f"{name} = {value!r} is not defined with lost messages: use {legal!r}, or loss.retransmit")
 
 
 def find(path: str) -> Path:

@@ -24,12 +24,12 @@ def summarise(training: Training, state: State, *, images: int, seconds: float) 
     """
     config = training.config
     lines = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    at_syncs = [line for line in lines if "loss" in line]
+    at_syncs = [line for line in lines if "loss" in line or "train_loss" in line]
     validation = {name: _validated(lines, name) for name in ("validation_knn", "validation_accuracy")}
     divergence = {k: at_syncs[-1].get(k) for k in ("online_to_mean", "momentum_to_mean", "online_to_momentum", "online_to_mean_l2")}
     return {
         "kind": "run", "algorithm": config.algorithm, "cut": config.cut, "seed": config.seed, "dataset": config.dataset,
-        "finished": True, "steps": state.step, "rounds": state.round, "loss": at_syncs[-1].get("train_loss", at_syncs[-1]["loss"]),
+        "finished": True, "steps": state.step, "rounds": state.round, "loss": at_syncs[-1].get("train_loss", at_syncs[-1].get("loss")),
         "train_accuracy": at_syncs[-1].get("train_accuracy"), **validation, "collapse_std": at_syncs[-1].get("collapse_std"),
         **_traffic(training, state), **_sizes(training),
         "divergence": divergence if divergence["online_to_mean"] is not None else None,

@@ -23,6 +23,7 @@ from ssl_split.channel import Channel
 from ssl_split.clock import Clock
 from ssl_split.config import Config
 from ssl_split.data.partition import describe
+from ssl_split.delivery import Delivery
 from ssl_split.summary import summarise
 from ssl_split.training import Training
 
@@ -115,23 +116,27 @@ def _loop(training: Training, state: State, saved: resuming.Checkpoints, stopped
     """
     config, algorithm, total = training.config, training.algorithm, training.total_steps
     clock = Clock(config.network, state.tensors["clock"], seed=config.seed, active=config.cohort_size)
-    wire = Channel(config.wire, state.ledger, clock=clock)
+    delivery = Delivery(config.loss, seed=config.seed)
+    wire = Channel(config.wire, state.ledger, clock=clock, delivery=delivery)
     folder, start, seen = config.run_dir, time.monotonic(), 0
     last_saved = start
     with display.progress(total, f"{config.algorithm} cut {config.cut}") as bar:
         bar.advance(state.step)
         while state.step < total:
+            clock.enter(state.round)
+            delivery.at(round=state.round, step=state.step)
             if state.step_in_round == 0:
                 algorithm.begin_round(state, training.cohort(state.round), wire)
-            clock.enter(state.round)
             batch = training.next_batch(state)
             metrics = algorithm.step(state, batch, wire)
             seen += batch.views[0].shape[:2].numel()
-            _check_loss(metrics["loss"], state, folder)
+            if "loss" in metrics:  # nothing was learnt in a step of which every message was lost
+                _check_loss(metrics["loss"], state, folder)
             if len(metrics) > 1 or state.step == total:
                 runs.append_metrics(folder, {"step": state.step, "round": state.round, **metrics, "virtual_seconds": clock.now})
             rate = seen / (time.monotonic() - start)
-            bar.advance(round=f"{state.round + 1}/{config.rounds}", loss=metrics["loss"], images_per_s=round(rate, 1))
+            shown = metrics.get("loss", "all lost")
+            bar.advance(round=f"{state.round + 1}/{config.rounds}", loss=shown, images_per_s=round(rate, 1))
             ended = state.step_in_round == training.lengths[state.round] or state.step == total
             if ended:
                 rows = _end_round(training, state, wire)

@@ -10,6 +10,7 @@ from ssl_split.algorithms.api import Algorithm, Batch, Setup, State
 from ssl_split.algorithms.table import ALGORITHMS
 from ssl_split.channel import Channel
 from ssl_split.config import Config
+from ssl_split.delivery import Delivery
 from ssl_split.models.split import build
 
 SIZE = 16
@@ -32,7 +33,8 @@ class Trial:
         self.setup = setup
         self.algorithm: Algorithm = ALGORITHMS[config.algorithm](setup)
         self.state: State = self.algorithm.init()
-        self.wire = Channel(config.wire, self.state.ledger)
+        self.delivery = Delivery(config.loss, seed=config.seed)
+        self.wire = Channel(config.wire, self.state.ledger, delivery=self.delivery)
 
     def views(self) -> tuple[Tensor, Tensor]:
         """Two views `(P, B, 3, 16, 16)` that depend on the step alone."""
@@ -43,6 +45,7 @@ class Trial:
 
     def step(self) -> dict[str, float]:
         """One step of the current round, beginning and ending rounds where they fall."""
+        self.delivery.at(round=self.state.round, step=self.state.step)
         if self.state.step_in_round == 0:
             self.algorithm.begin_round(self.state, self.cohort(), self.wire)
         v1, v2 = self.views()
@@ -64,7 +67,7 @@ class Trial:
 
     def run(self, steps: int) -> list[float]:
         """Losses of so many steps."""
-        return [self.step()["loss"] for _ in range(steps)]
+        return [self.step().get("loss", float("nan")) for _ in range(steps)]
 
     def weights(self) -> dict[str, Tensor]:
         """The averaged network."""

@@ -14,6 +14,7 @@ from ssl_split.algorithms.table import ALGORITHMS
 from ssl_split.channel import Channel
 from ssl_split.clock import Clock
 from ssl_split.config import Config
+from ssl_split.delivery import Delivery
 from ssl_split.models.split import Network, build
 
 SIZE, CLASSES = 16, 4
@@ -61,7 +62,8 @@ class Trial:
         self.state: State = self.algorithm.init()
         ready = self.state.tensors.setdefault("clock", torch.zeros(len(self.state.positions), dtype=torch.float64))
         clock = Clock(self.config.network, ready, seed=self.config.seed, active=self.config.cohort_size)
-        self.wire = Channel(self.config.wire, self.state.ledger, clock=clock)
+        self.delivery = Delivery(self.config.loss, seed=self.config.seed)
+        self.wire = Channel(self.config.wire, self.state.ledger, clock=clock, delivery=self.delivery)
 
     def cohort(self) -> Tensor:
         """Clients of this round: all, or P consecutive ones that move on each round."""
@@ -80,6 +82,7 @@ class Trial:
 
     def step(self) -> dict[str, float]:
         """One step, beginning and ending rounds where they fall."""
+        self.delivery.at(round=self.state.round, step=self.state.step)
         if self.state.step_in_round == 0:
             self.algorithm.begin_round(self.state, self.cohort(), self.wire)
         metrics = self.algorithm.step(self.state, self.batch_of(), self.wire)

@@ -219,7 +219,8 @@ def test_published_pool_average_puts_client_0_in_place_of_the_first_member() -> 
     stale = trial.state.trees["client.online"].flat.clone()
     trial.run(1)
     rows = trial.state.trees["cohort.online"].flat.clone()
-    average = trial.algorithm._average(trial.state, trial.state.trees["cohort.online"], trial.state.trees["client.online"])
+    average = trial.algorithm._average(trial.state, trial.state.trees["cohort.online"], trial.state.trees["client.online"],
+                                       torch.ones(2, dtype=torch.bool))
     torch.testing.assert_close(average.flat, (stale + rows[1]) / 2)
 
 

@@ -67,6 +67,9 @@ SETTINGS = {
                                               "partition": {"kind": "quantity", "beta": 1.0}},
     "monacosfl, aligned every third sync, 2 of 4": {"algorithm": "monacosfl", "clients": 4, "clients_per_round": 2, "rounds": 3,
                                                     "monacosfl": {"every_syncs": 3}},
+    "monacosfl, messages lost, 2 of 4 clients": {"algorithm": "monacosfl", "clients": 4, "clients_per_round": 2, "rounds": 3,
+                                                 "loss": {"probability": 0.2, "dropout": 0.1}},
+    "smofi, messages lost": {"algorithm": "smofi", "loss": {"probability": 0.2}, **UNEVEN},
     "moco": {"algorithm": "moco"},
     "sfl_v1, 2 of 4 clients one after another, momentum kept and over rounds": {
         "algorithm": "sfl_v1", "clients": 4, "clients_per_round": 2, "clients_at_once": 1, "rounds": 3, "optimiser_state": "keep",

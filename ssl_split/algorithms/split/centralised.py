@@ -51,7 +51,7 @@ class Centralised(SFLV1):
     def step(self, state: State, batch: Batch, wire: Channel) -> dict[str, float]:
         """One step on P * B images."""
         assert batch.labels is not None
-        losses, logits, _ = self._serve(state, batch.views[0], batch.labels, WHOLE)
+        losses, logits, _ = self._serve(state, batch.views[0], batch.labels, WHOLE, torch.ones(1, dtype=torch.bool))
         whole = self.setup.client_flops + self.setup.server_flops
         wire.clock.serve(state.cohort, 3 * batch.labels.numel() * whole)
         return self._advance(state, losses, logits, batch.labels)

@@ -68,8 +68,12 @@ class Copies:
         self.gradients.flat[rows].zero_()
 
     @torch.no_grad()
-    def step(self, rows: slice, *, lr: float) -> None:
-        """One optimiser step of these copies; spends their gradients."""
+    def step(self, rows: slice, *, lr: float, only: Tensor | None = None) -> None:
+        """One optimiser step of these copies, or of those among them for which the mask `only` is true; spends their gradients."""
+        if only is not None and not bool(only.all()):
+            for row in (torch.arange(rows.start, rows.stop)[only]).tolist():
+                self.step(slice(row, row + 1), lr=lr)
+            return
         gradients = self.gradients.parameters[rows]
         if self._clip:
             norms = gradients.norm(dim=1, keepdim=True)

@@ -114,6 +114,8 @@ class GAS(SFLV1):
         row, shared = slice(place, place + 1), state.trees["client.online"]
         if self.has_weights:
             self.clients.load(row, wire.send_tree("model_down", Tree(shared.layout, shared.flat[None]), state.cohort[row]).flat)
+            if self.lossy:
+                self._go_on_with_own(state, row, state.cohort[row], wire.came)
         self.clients.reset(row)
         state.tensors["local"][place] = 0
         state.tensors["version"][place] = state.counters["versions"]
@@ -125,14 +127,17 @@ class GAS(SFLV1):
         client = int(state.cohort[place])
         if self.has_weights:
             arrived = wire.send_tree("model_up", Tree(self.clients.weights.layout, self.clients.weights.flat[row]), state.cohort[row])
-            share = float(self.setup.sizes[client]) if self.config.weighs_by_data else 1.0
-            state.trees["client.sum"].flat.add_(arrived.flat[0], alpha=share)
-            state.tensors["entered"] += share
-            state.counters["models"] += 1
+            if self.lossy:
+                state.store.put("own", client, arrived.flat[0])
+            if bool(wire.came):
+                share = float(self.setup.sizes[client]) if self.config.weighs_by_data else 1.0
+                state.trees["client.sum"].flat.add_(arrived.flat[0], alpha=share)
+                state.tensors["client.entered"] += share
+                state.counters["models"] += 1
             if state.counters["models"] == self.capacity:
-                torch.div(state.trees["client.sum"].flat, state.tensors["entered"].item(), out=state.trees["client.online"].flat)
+                torch.div(state.trees["client.sum"].flat, state.tensors["client.entered"].item(), out=state.trees["client.online"].flat)
                 state.trees["client.sum"].flat.zero_()
-                state.tensors["entered"].zero_()
+                state.tensors["client.entered"].zero_()
                 state.counters["models"] = 0
                 state.counters["versions"] += 1
         state.counters["handed_in"] += 1
@@ -159,8 +164,10 @@ class GAS(SFLV1):
             self._leave(state, place, wire)
         return metrics
 
-    def _serve(self, state: State, h: Tensor, labels: Tensor, places: slice) -> tuple[Tensor, Tensor, Tensor]:
+    def _serve(self, state: State, h: Tensor, labels: Tensor, places: slice, came: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The client's gradient at the current W_s, then the buffer, and a server step when it is full."""
+        if not bool(came.any()):
+            return super()._serve(state, h, labels, places, came)
         client = int(state.cohort[places.start])
         inputs = [h.detach().flatten(0, 1).requires_grad_()]
         adjustment = self._log_shares(client) if self.options.adjust_logits else None

@@ -12,6 +12,8 @@ Deviations: none known; the paper leaves the weights of the average open (p_j he
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from ssl_split.algorithms.api import State
 from ssl_split.algorithms.split.sfl_v1 import SFLV1
 
@@ -22,7 +24,7 @@ class MiniBatchSFL(SFLV1):
     shared_server = True
     couples_clients = True
 
-    def _step_servers(self, state: State, rows: slice, places: slice) -> None:
+    def _step_servers(self, state: State, rows: slice, places: slice, came: Tensor) -> None:
         """The gradients are the sum over clients; the step is on their mean."""
-        self.servers.gradients.flat.div_(places.stop - places.start)
-        super()._step_servers(state, rows, places)
+        self.servers.gradients.flat.div_(int(came.sum()))
+        super()._step_servers(state, rows, places, came)

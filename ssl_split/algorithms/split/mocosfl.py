@@ -48,6 +48,7 @@ class MocoSFL:
         self.syncs = sync_steps(setup.steps, self.config.syncs_per_round)
         self.all_join = self.config.cohort_size == self.config.clients
         self.has_weights = trees.layout(setup.network.client).numel > 0
+        self.lossy = self.config.loss.happens
 
     # --- state -------------------------------------------------------------------------------------------------------------------
 
@@ -71,6 +72,8 @@ class MocoSFL:
                                                ).to(device, dtype)
         state.counters = {"queue_head": 0, "syncs": 0}
         state.gathered = self.all_join
+        if self.lossy:
+            state.trees["client.initial"] = client.clone()
         self._bind(state)
         return state
 
@@ -99,6 +102,9 @@ class MocoSFL:
         """Members fetch the averaged online client and take up their private rows."""
         state.cohort, state.step_in_round, state.gathered = cohort, 0, True
         wire.clock.follow(cohort, wire.clock.now)
+        if self.lossy and not self.all_join:  # what they have if the download is lost
+            for k, client in enumerate(cohort.tolist()):
+                self._take_up(state, k, client, "online", state.trees["client.initial"].flat)
         self._receive_online(state, wire, self._receivers(state, at_start=True))
         if not self.all_join:
             for k, client in enumerate(cohort.tolist()):
@@ -111,13 +117,16 @@ class MocoSFL:
             for k, client in enumerate(state.cohort.tolist()):
                 state.store.put("momentum", client, state.trees["cohort.momentum"].flat[k])
                 state.store.put("velocity", client, state.trees["cohort.velocity"].flat[k])
+                if self.lossy:
+                    state.store.put("online", client, state.trees["cohort.online"].flat[k])
         state.round += 1
         state.step_in_round, state.gathered = 0, self.all_join
 
-    def _take_up(self, state: State, row: int, client: int, kind: str, otherwise: Tensor | None) -> None:
-        target = state.trees[f"cohort.{kind}"].flat[row]
-        if (kind, client) in state.store:
-            target.copy_(state.store.get(kind, client))
+    def _take_up(self, state: State, row: int, client: int, kind: str, otherwise: Tensor | None, *, kept: str | None = None) -> None:
+        """Fill a row of `cohort.kind` with what the client keeps (in the store as `kept`, else `kind`), or with something else."""
+        target, name = state.trees[f"cohort.{kind}"].flat[row], kept or kind
+        if (name, client) in state.store:
+            target.copy_(state.store.get(name, client))
         elif otherwise is None:
             target.zero_()
         else:
@@ -131,9 +140,13 @@ class MocoSFL:
         return state.cohort if at_start or not last else torch.arange(0)
 
     def _receive_online(self, state: State, wire: Channel, receivers: Tensor) -> None:
-        if self.has_weights:
-            shared = state.trees["client.online"]
-            arrived = wire.send_tree("model_down", Tree(shared.layout, shared.flat[None]), receivers)
+        if not self.has_weights or (self.lossy and len(receivers) == 0):
+            return
+        shared = state.trees["client.online"]
+        arrived = wire.send_tree("model_down", Tree(shared.layout, shared.flat[None]), receivers)
+        if self.lossy:
+            state.trees["cohort.online"].flat[wire.came.to(arrived.flat.device)] = arrived.flat
+        else:
             state.trees["cohort.online"].flat.copy_(arrived.flat)
 
     # --- step --------------------------------------------------------------------------------------------------------------------
@@ -153,27 +166,41 @@ class MocoSFL:
                 keys = self.momentum_clients.forward(v2)
         rows = v1.shape[1]
         wire.clock.compute(state.cohort, 2 * rows * self.setup.client_flops, share=0.5 / self.setup.steps)
-        h_q = self._up("act_up", outputs, state, wire).requires_grad_(self.has_weights)  # (P * R, C', H', W')
+        h_q, came = self._up("act_up", outputs, state, wire), wire.came  # (P * R, C', H', W')
         h_k = self._up("key_act_up", keys, state, wire)
+        came = came & wire.came
         wire.clock.meet(state.cohort)
-        wire.clock.serve(state.cohort, (8 if config.symmetric == "original" else 4) * rows * self.setup.server_flops)
-        loss, q, new_keys = self._server_loss(state, h_q, h_k)
-        loss.backward()
-        self._enqueue(state, new_keys)
         client_lr, server_lr = self._rates(state.step)
-        self._sgd(w["server.online"], self._server_gradients, w["server.velocity"], server_lr)
-        if self.has_weights:
-            self._down(outputs, h_q, state, wire)
-            self._sgd(w["cohort.online"], self._gradients, w["cohort.velocity"], client_lr)
-            wire.clock.compute(state.cohort, 2 * rows * self.setup.client_flops, share=0.5 / self.setup.steps)
+        metrics: dict[str, float] = {}
+        if bool(came.any()):
+            wire.clock.serve(state.cohort[came], (8 if config.symmetric == "original" else 4) * rows * self.setup.server_flops)
+            h_q, h_k = (_of_senders(h, came) for h in (h_q, h_k))
+            loss, q, new_keys = self._server_loss(state, h_q.requires_grad_(self.has_weights), h_k)
+            loss.backward()
+            self._enqueue(state, new_keys)
+            self._sgd(w["server.online"], self._server_gradients, w["server.velocity"], server_lr)
+            if self.has_weights:
+                answered = self._down(outputs, h_q, state, wire, came)
+                self._step_clients(state, answered, client_lr)
+                wire.clock.compute(state.cohort[answered], 2 * rows * self.setup.client_flops, share=0.5 / self.setup.steps)
+            metrics = {"loss": loss.item()}
         wire.clock.meet(state.cohort)
         state.step += 1
         state.step_in_round += 1
-        metrics = {"loss": loss.item()}
         if state.step_in_round in self.syncs or state.step == self.config.max_steps:  # a trial ends synchronised
-            metrics |= {"client_lr": client_lr, "server_lr": server_lr, "collapse_std": q.detach().std(0).mean().item()}
+            metrics |= {"client_lr": client_lr, "server_lr": server_lr}
+            metrics |= {"collapse_std": q.detach().std(0).mean().item()} if bool(came.any()) else {}
             metrics |= self._sync(state, wire)
         return metrics
+
+    def _step_clients(self, state: State, answered: Tensor, lr: float) -> None:
+        """SGD of those who got their gradient."""
+        weights, velocity = state.trees["cohort.online"], state.trees["cohort.velocity"]
+        if bool(answered.all()):
+            self._sgd(weights, self._gradients, velocity, lr)
+            return
+        for k in answered.nonzero().flatten().tolist():
+            self._sgd(weights.row(k), self._gradients.row(k), velocity.row(k), lr)
 
     def _server_loss(self, state: State, h_q: Tensor, h_k: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """InfoNCE against the queue as it was before this step.
@@ -212,12 +239,24 @@ class MocoSFL:
         joined = torch.cat([o.detach().to(self.setup.dtype) for o in outputs])
         return wire.send(kind, joined.unflatten(0, (len(state.cohort), -1)), state.cohort).flatten(0, 1)
 
-    def _down(self, outputs: list[Tensor], h_q: Tensor, state: State, wire: Channel) -> None:
-        """Each client's slice of the gradient of the mean over the cohort, back through its own part."""
+    def _down(self, outputs: list[Tensor], h_q: Tensor, state: State, wire: Channel, came: Tensor) -> Tensor:
+        """Each client's slice of the gradient of the mean over those who were heard (`came`), back through its own part.
+
+        Returns:
+            Who got it, bool `(P,)`.
+        """
         assert h_q.grad is not None
-        gradient = h_q.grad * len(state.cohort) if self.config.client_grad_scale == "local_mean" else h_q.grad
-        arrived = wire.send("grad_down", gradient.unflatten(0, (len(state.cohort), -1)), state.cohort).flatten(0, 1)
-        self.clients.backward(outputs, arrived.to(outputs[0].dtype))
+        heard = state.cohort[came]
+        gradient = h_q.grad * len(heard) if self.config.client_grad_scale == "local_mean" else h_q.grad
+        arrived = wire.send("grad_down", gradient.unflatten(0, (len(heard), -1)), heard)
+        answered = came.clone()
+        answered[came] = wire.came
+        if len(heard) < len(came):
+            everybody = arrived.new_zeros(len(came), *arrived.shape[1:])
+            everybody[came] = arrived
+            arrived = everybody
+        self.clients.backward(outputs, arrived.flatten(0, 1).to(outputs[0].dtype))
+        return answered
 
     def _sgd(self, weights: Tree, gradients: Tree, velocity: Tree, lr: float) -> None:
         with torch.no_grad():
@@ -247,9 +286,11 @@ class MocoSFL:
         state.counters["syncs"] += 1
         measured = divergence(w["cohort.online"], w["cohort.momentum"], self._weights(state))
         arrived = wire.send_tree("model_up", w["cohort.online"], state.cohort)
+        came = wire.came
         wire.clock.meet(state.cohort)
-        w["client.online"].flat.copy_(self._average(state, arrived, w["client.online"]).flat)
-        self._receive_online(state, wire, self._receivers(state, at_start=False))
+        if bool(came.any()):
+            w["client.online"].flat.copy_(self._average(state, arrived, w["client.online"], came).flat)
+            self._receive_online(state, wire, self._receivers(state, at_start=False))
         if self.config.reset_momentum:
             w["cohort.velocity"].flat.zero_()
         return measured
@@ -261,13 +302,19 @@ class MocoSFL:
         sizes = torch.tensor(self.setup.sizes, dtype=torch.float64)[state.cohort]
         return sizes / sizes.sum()
 
-    def _average(self, state: State, rows: Tree, last: Tree) -> Tree:
-        """The weighted mean over the cohort; `last` is what a client outside it holds."""
+    def _average(self, state: State, rows: Tree, last: Tree, came: Tensor) -> Tree:
+        """The weighted mean over those of the cohort who were heard; `last` is what a client outside it holds."""
         if self.config.published_pool_average:
             members = state.cohort.tolist()
             stale = rows.flat[members.index(0)] if 0 in members else last.flat
             rows = Tree(rows.layout, torch.cat([stale[None], rows.flat[1:]]))
-        return trees.weighted_mean(rows, self._weights(state).to(rows.flat.device))
+        heard = self._weights(state) * came
+        return trees.weighted_mean(rows, (heard / heard.sum() if self.lossy else heard).to(rows.flat.device))
+
+
+def _of_senders(h: Tensor, came: Tensor) -> Tensor:
+    """Rows `(P * R, ...)` of those who were heard."""
+    return h if bool(came.all()) else h.unflatten(0, (len(came), -1))[came.to(h.device)].flatten(0, 1)
 
 
 def _module(half: nn.Module, weights: Tree, gradients: Tree | None) -> nn.Module:

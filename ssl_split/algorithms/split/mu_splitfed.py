@@ -49,29 +49,37 @@ class MuSplitFed(SFLV1):
         begin = float(wire.clock.ready[members].max())
         self._client_work(wire, members, passes=3, of=3)
         h = wire.send("act_up", self._smashed(images, rows), members)
+        came = wire.came
         labels = wire.send_labels(batch.labels, members)
+        came = came & wire.came
         along = self._directions(self.clients, "client", members, state.step)
-        sides = self._perturbed(images, rows, along, members, wire) if self.has_weights else ()
+        sides = []
+        for side in self._perturbed(images, rows, along) if self.has_weights else ():
+            sides.append(wire.send("pert_act_up", side, members))
+            came = came & wire.came
         losses, logits = self._evaluate(h, labels, rows)
         for step in range(self.options.tau):
-            self._server_step(state, h, labels, rows, self._directions(self.servers, "server", members, state.step, step))
+            self._server_step(state, h, labels, rows, self._directions(self.servers, "server", members, state.step, step), came)
         # the server works while it waits: max(slowest client and its uploads, tau steps), then two more evaluations
         pair = 2 * self.config.batch_size * self.setup.server_flops
         wire.clock.meet(members)
         wire.clock.serve_since(members, begin, self.options.tau * pair)
-        if self.has_weights:
+        if self.has_weights and bool(came.any()):
             wire.clock.serve(members, pair)
             ahead, behind = (self._evaluate(side, labels, rows)[0] for side in sides)
-            returned = wire.send("scalar_down", (ahead - behind)[:, None], members)  # (A, 1)
-            self.clients.gradients.parameters[rows] = returned / (2 * self.options.radius) * along
-            self.clients.step(rows, lr=self._client_lr(state))
-        return losses, logits, labels
+            answer = torch.zeros_like(ahead)[:, None]  # (A, 1)
+            answer[came] = wire.send("scalar_down", (ahead - behind)[came, None], members[came])
+            answered = came.clone()
+            answered[came] = wire.came
+            self.clients.gradients.parameters[rows] = answer / (2 * self.options.radius) * along
+            self.clients.step(rows, lr=self._client_lr(state), only=answered)
+        return losses[came], logits[came], labels[came]
 
-    def _serve(self, state: State, h: Tensor, labels: Tensor, places: slice) -> tuple[Tensor, Tensor, Tensor]:
+    def _serve(self, state: State, h: Tensor, labels: Tensor, places: slice, came: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """First order: tau steps of the server on the same h, then the gradient at where it has come to."""
         first: tuple[Tensor, Tensor] | None = None
         for _ in range(self.options.tau):
-            losses, logits, _ = super()._serve(state, h, labels, places)
+            losses, logits, _ = super()._serve(state, h, labels, places, came)
             first = first or (losses, logits)
         assert first is not None
         if not self.has_weights:
@@ -88,14 +96,14 @@ class MuSplitFed(SFLV1):
         return torch.cat([o.to(self.setup.dtype) for o in outputs]).unflatten(0, (len(images), -1))
 
     @torch.no_grad()
-    def _perturbed(self, images: Tensor, rows: slice, along: Tensor, members: Tensor, wire: Channel) -> tuple[Tensor, Tensor]:
-        """What arrives of h(x_c + r u) and h(x_c - r u)."""
+    def _perturbed(self, images: Tensor, rows: slice, along: Tensor) -> tuple[Tensor, Tensor]:
+        """h(x_c + r u) and h(x_c - r u)."""
         weights = self.clients.weights.parameters[rows]
         start = weights.clone()
         weights.add_(along, alpha=self.options.radius)
-        ahead = wire.send("pert_act_up", self._smashed(images, rows), members)
+        ahead = self._smashed(images, rows)
         torch.add(start, along, alpha=-self.options.radius, out=weights)
-        behind = wire.send("pert_act_up", self._smashed(images, rows), members)
+        behind = self._smashed(images, rows)
         weights.copy_(start)
         return ahead, behind
 
@@ -107,13 +115,13 @@ class MuSplitFed(SFLV1):
         logits = torch.cat([o.to(self.setup.dtype) for o in outputs]).unflatten(0, tuple(labels.shape))
         return cross_entropy(logits, labels)[0], logits
 
-    def _server_step(self, state: State, h: Tensor, labels: Tensor, rows: slice, along: Tensor) -> None:
+    def _server_step(self, state: State, h: Tensor, labels: Tensor, rows: slice, along: Tensor, came: Tensor) -> None:
         weights = self.servers.weights.parameters[rows]
         if weights.shape[1] == 0:  # cut full: the server only computes the loss
             return
         found = slopes(lambda: self._evaluate(h, labels, rows)[0], weights, along, radius=self.options.radius)
         self.servers.gradients.parameters[rows] = found[:, None] * along
-        self.servers.step(rows, lr=self._rate(self.config.server_lr, state))
+        self.servers.step(rows, lr=self._rate(self.config.server_lr, state), only=came)
 
     def _directions(self, copies: Copies, half: str, members: Tensor, *key: int) -> Tensor:
         """u of each member, `(A, size)`: whoever knows the key can draw it again."""
@@ -127,4 +135,6 @@ class MuSplitFed(SFLV1):
     def _adopt(self, state: State, half: str, lr: float) -> None:
         """x <- x + eta_g (average - x)."""
         shared = state.trees[f"{half}.online"].flat
-        shared.lerp_(state.trees[f"{half}.sum"].flat / state.tensors["entered"].item(), self.options.global_lr)
+        entered = state.tensors[f"{half}.entered"].item()
+        if entered:  # nobody may have been heard
+            shared.lerp_(state.trees[f"{half}.sum"].flat / entered, self.options.global_lr)

@@ -51,6 +51,7 @@ class SFLV1:
         if self.config.clients_at_once and not self.couples_clients:
             self.at_once = min(self.config.clients_at_once, self.at_once)
         self.has_weights = trees.layout(setup.network.client).numel > 0
+        self.lossy = self.config.loss.happens
 
     # --- state -------------------------------------------------------------------------------------------------------------------
 
@@ -71,11 +72,13 @@ class SFLV1:
             self.servers = Copies(halves["server"], shared["server"], state, name="cohort.server", count=self.at_once, setup=self.setup)
         for half, tree in shared.items():
             state.trees[f"{half}.sum"] = trees.zeros(tree.layout, like=tree.flat)
+            state.tensors[f"{half}.entered"] = torch.zeros((), dtype=torch.float64)  # sum of the shares in the average so far
             if config.outer.kind != "none":
                 state.trees[f"{half}.outer"] = trees.zeros(tree.layout, like=tree.flat)
                 state.trees[f"{half}.start"] = trees.zeros(tree.layout, like=tree.flat)
         state.tensors["since_logged"] = torch.zeros(3, dtype=torch.float64)  # loss times images, correct answers, images
-        state.tensors["entered"] = torch.zeros((), dtype=torch.float64)  # sum of the shares in the averages so far
+        if self.lossy:
+            state.trees["client.initial"] = shared["client"].clone()
         return state
 
     # --- schedule ----------------------------------------------------------------------------------------------------------------
@@ -121,7 +124,7 @@ class SFLV1:
         wire.clock.follow(cohort, wire.clock.now)
         for half in ("client", "server"):
             state.trees[f"{half}.sum"].flat.zero_()
-            state.tensors["entered"].zero_()
+            state.tensors[f"{half}.entered"].zero_()
             if self.config.outer.kind != "none":
                 state.trees[f"{half}.start"].flat.copy_(state.trees[f"{half}.online"].flat)
         if self.shared_server and self.config.optimiser_state == "reset":
@@ -143,7 +146,10 @@ class SFLV1:
             shared = state.trees["client.online"]
             receivers = torch.arange(self.config.clients if group.start == 0 else 0)  # who is told of the model when it is broadcast
             receivers = receivers if self.config.wire.model_traffic == "broadcast" else members
-            self.clients.load(rows, wire.send_tree("model_down", Tree(shared.layout, shared.flat[None]), receivers).flat)
+            arrived = wire.send_tree("model_down", Tree(shared.layout, shared.flat[None]), receivers)
+            self.clients.load(rows, arrived.flat)
+            if self.lossy:
+                self._go_on_with_own(state, rows, members, wire.came)
         if not self.shared_server:
             self.servers.load(rows, state.trees["server.online"].flat[None])
         mine = (self.clients,) if self.shared_server else (self.clients, self.servers)
@@ -160,15 +166,29 @@ class SFLV1:
         shares = self.shares(state)[group].to(state.trees["client.sum"].flat)
         if self.has_weights:
             arrived = wire.send_tree("model_up", Tree(self.clients.weights.layout, self.clients.weights.flat[rows]), members)
-            self._enter(state, arrived, shares)
-        state.tensors["entered"] += shares.sum().item()
+            heard = shares * wire.came.to(shares)
+            if bool(wire.came.any()):
+                self._enter(state, arrived, heard)
+            state.tensors["client.entered"] += heard.sum().item()
+            if self.lossy:
+                for row, client in enumerate(members.tolist()):
+                    state.store.put("own", client, self.clients.weights.flat[row])
         if not self.shared_server:
+            shares = shares * wire.delivery.present(members).to(shares)  # of who misses the round there is no copy
             state.trees["server.sum"].flat.add_(shares @ self.servers.weights.flat[rows])
+            state.tensors["server.entered"] += shares.sum().item()
         if self.config.optimiser_state == "keep":
             for row, client in enumerate(members.tolist()):
                 self.clients.put_back(row, client)
                 if not self.shared_server:
                     self.servers.put_back(row, client)
+
+    def _go_on_with_own(self, state: State, rows: slice, members: Tensor, came: Tensor) -> None:
+        """Members whose download was lost keep the weights that they had."""
+        for row, client in enumerate(members.tolist()):
+            if not bool(came[row]):
+                kept = state.store.get("own", client) if ("own", client) in state.store else state.trees["client.initial"].flat
+                self.clients.weights.flat[rows.start + row] = kept.to(self.clients.weights.flat)
 
     def _enter(self, state: State, arrived: Tree, shares: Tensor) -> None:
         """Add what a group sent, `(P, size)`, to the average."""
@@ -185,8 +205,9 @@ class SFLV1:
         """w <- average; or momentum over rounds: FedAvgM (Hsu et al. 2019) v <- beta v + (w - average), w <- w - eta v; SlowMo (Wang et
         al. 2020) u <- beta u + (w - average) / lr, w <- w - eta lr u. Running statistics are averaged in any case."""
         shared, outer = state.trees[f"{half}.online"], self.config.outer
-        if half == "client" or not self.shared_server:
-            torch.div(state.trees[f"{half}.sum"].flat, state.tensors["entered"].item(), out=shared.flat)
+        entered = state.tensors[f"{half}.entered"].item()
+        if entered and (half == "client" or not self.shared_server):  # nobody may have been heard
+            torch.div(state.trees[f"{half}.sum"].flat, entered, out=shared.flat)
         if outer.kind == "none":
             return
         start, momentum = state.trees[f"{half}.start"].parameters, state.trees[f"{half}.outer"].parameters
@@ -210,7 +231,7 @@ class SFLV1:
         """What the participants send, what the server does with it, and what they make of its answer.
 
         Returns:
-            Losses `(A,)`, logits `(A, B, classes)` and labels `(A, B)`.
+            Losses `(A,)`, logits `(A, B, classes)` and labels `(A, B)` of those whose messages arrived.
         """
         members, rows = state.cohort[batch.places], self._rows(batch.places)
         assert batch.labels is not None
@@ -219,18 +240,23 @@ class SFLV1:
         self._client_work(wire, members, passes=1, of=3)
         joined = torch.cat([o.detach().to(self.setup.dtype) for o in outputs])
         h = wire.send("act_up", joined.unflatten(0, (len(members), -1)), members)  # (A, B, C', H', W')
+        came = wire.came
         labels = wire.send_labels(batch.labels, members)
-        losses, logits, gradient = self._serve(state, h, labels, batch.places)
+        came = came & wire.came
+        losses, logits, gradient = self._serve(state, h, labels, batch.places, came)
         self._server_work(state, wire, batch.places, passes=3)
-        if self.has_weights:
-            arrived = wire.send("grad_down", gradient, members).flatten(0, 1)
+        if self.has_weights and bool(came.any()):
+            answer = torch.zeros_like(gradient)
+            answer[came] = wire.send("grad_down", gradient[came], members[came])
+            answered = came.clone()
+            answered[came] = wire.came
             self.clients.clear(rows)
-            self.clients.modules.backward(outputs, arrived.to(outputs[0].dtype), rows=rows)
-            self.clients.step(rows, lr=self._client_lr(state))
-            self._client_work(wire, members, passes=2, of=3)
+            self.clients.modules.backward(outputs, answer.flatten(0, 1).to(outputs[0].dtype), rows=rows)
+            self.clients.step(rows, lr=self._client_lr(state), only=answered)
+            self._client_work(wire, members[answered], passes=2, of=3)
         if self.couples_clients:
             wire.clock.meet(members)
-        return losses, logits, labels
+        return losses, logits, labels[came]
 
     # --- virtual time ------------------------------------------------------------------------------------------------------------
 
@@ -253,11 +279,12 @@ class SFLV1:
     def _advance(self, state: State, losses: Tensor, logits: Tensor, labels: Tensor) -> dict[str, float]:
         """Count the step; a line of metrics whenever a client has finished."""
         active = self._finishing(state)
-        seen = labels.numel()
-        state.tensors["since_logged"] += torch.tensor([losses.mean().item() * seen, correct(logits, labels).item(), seen])
+        seen, metrics = labels.numel(), {}
+        if seen:
+            metrics = {"loss": losses.mean().item()}
+            state.tensors["since_logged"] += torch.tensor([metrics["loss"] * seen, correct(logits, labels).item(), seen])
         state.step += 1
         state.step_in_round += 1
-        metrics = {"loss": losses.mean().item()}
         if active or state.step == self.config.max_steps:
             metrics |= self._log(state, active)
         return metrics
@@ -267,25 +294,35 @@ class SFLV1:
         _, steps, step = self._place(state)
         return sum(t > step for t in steps) if step + 1 in steps else 0
 
-    def _serve(self, state: State, h: Tensor, labels: Tensor, places: slice) -> tuple[Tensor, Tensor, Tensor]:
+    def _serve(self, state: State, h: Tensor, labels: Tensor, places: slice, came: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The server's part of a step.
 
         Args:
             state: The run.
-            h: What arrived, `(A, B, ...)`.
+            h: What was sent, `(A, B, ...)`.
             labels: int64 `(A, B)`.
             places: Of the senders in the cohort.
+            came: Whose messages arrived, bool `(A,)`.
 
         Returns:
-            Losses `(A,)`, logits `(A, B, classes)` and the gradient of each client's own loss with respect to h, at the weights before
-            the step.
+            Of those that arrived: losses and logits `(., B, classes)`. Of all senders: the gradient of each client's own loss with respect
+            to h, at the weights before the step.
         """
+        if not bool(came.any()):
+            return h.new_zeros(0), h.new_zeros(0, labels.shape[1], 1), torch.zeros_like(h)
         rows = WHOLE if self.shared_server else self._rows(places)
-        separate = [h.detach().flatten(0, 1)] if self.shared_server else list(h.detach().unbind())
-        inputs = [row.requires_grad_() for row in separate]
-        losses, logits = self._differentiate(inputs, labels, rows)
-        gradient = torch.cat([row.grad for row in inputs if row.grad is not None]).view_as(h)
-        self._step_servers(state, rows, places)
+        gradient = torch.zeros_like(h)
+        if self.shared_server:
+            inputs = [h[came].detach().flatten(0, 1).requires_grad_()]
+            losses, logits = self._differentiate(inputs, labels[came], rows)
+            assert inputs[0].grad is not None
+            gradient[came] = inputs[0].grad.view(-1, *h.shape[1:])
+        else:
+            inputs = [row.requires_grad_() for row in h.detach().unbind()]
+            losses, logits = self._differentiate(inputs, labels, rows)
+            gradient = torch.stack([row.grad for row in inputs if row.grad is not None])
+            losses, logits = losses[came], logits[came]
+        self._step_servers(state, rows, places, came)
         return losses, logits, gradient
 
     def _differentiate(self, inputs: list[Tensor], labels: Tensor, rows: slice, *, adjustment: Tensor | None = None
@@ -300,16 +337,17 @@ class SFLV1:
         self.servers.modules.backward(outputs, gradient.flatten(0, 1).to(outputs[0].dtype), rows=rows, inputs=inputs)
         return losses, logits
 
-    def _step_servers(self, state: State, rows: slice, places: slice) -> None:
-        """The server copies' optimiser step."""
-        self.servers.step(rows, lr=self._rate(self.config.server_lr, state))
+    def _step_servers(self, state: State, rows: slice, places: slice, came: Tensor) -> None:
+        """The optimiser step of the server, or of the copies of those who were heard."""
+        self.servers.step(rows, lr=self._rate(self.config.server_lr, state), only=None if self.shared_server else came)
 
     def _log(self, state: State, active: int) -> dict[str, float]:
         """What happened since the last line, and how many clients were still at work."""
         loss, right, images = state.tensors["since_logged"].tolist()
         state.tensors["since_logged"].zero_()
-        return {"train_loss": loss / images, "train_accuracy": right / images, "active_clients": active,
-                "client_lr": self._client_lr(state), "server_lr": self._rate(self.config.server_lr, state)}
+        learnt = {"train_loss": loss / images, "train_accuracy": right / images} if images else {}
+        return {**learnt, "active_clients": active, "client_lr": self._client_lr(state),
+                "server_lr": self._rate(self.config.server_lr, state)}
 
     def _client_lr(self, state: State) -> float:
         return self._rate(self.config.client_lr, state)

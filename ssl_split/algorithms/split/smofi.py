@@ -54,12 +54,12 @@ class SMoFi(SFLV1):
             for name in self.fused:
                 state.trees[f"server.fused_{name}"].flat.zero_()
 
-    def _step_servers(self, state: State, rows: slice, places: slice) -> None:
+    def _step_servers(self, state: State, rows: slice, places: slice, came: Tensor) -> None:
         """Every active copy steps from the fused moments, which are then fused anew."""
         for name in self.fused:
             self.servers.moments[name].flat[rows] = state.trees[f"server.fused_{name}"].flat
         self.servers.steps[rows] = state.counters["fused_steps"]
-        super()._step_servers(state, rows, places)
+        super()._step_servers(state, rows, places, came)
         state.counters["fused_steps"] += 1
         if self.fused:
             shares = self._fusion(state, places.stop).to(self.servers.weights.flat)

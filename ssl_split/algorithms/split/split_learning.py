@@ -21,7 +21,7 @@ class SplitLearning(SFLV2):
     """SFL-V2 whose next client continues where the last one stopped."""
 
     def _enter(self, state: State, arrived: Tree, shares: Tensor) -> None:
-        """What a client sends is the model, for the next client and at the end of the round."""
+        """What a client sends is the model, for the next client and at the end of the round; one that is lost leaves the last."""
         state.trees["client.online"].flat.copy_(arrived.flat[0])
         state.trees["client.sum"].flat.copy_(arrived.flat[0])
-        state.tensors["entered"].fill_(1 - shares.sum().item())  # of the sum there is always one whole
+        state.tensors["client.entered"].fill_(1 - shares.sum().item())  # the sum is one whole model
