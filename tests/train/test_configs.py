@@ -11,7 +11,7 @@ FILES = sorted(p for p in (Path(__file__).parents[2] / "configs").rglob("*.yaml"
 
 
 def test_number_of_configurations() -> None:
-    assert len(FILES) == 8
+    assert len(FILES) == 12
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
