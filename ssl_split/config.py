@@ -23,7 +23,7 @@ SELF_SUPERVISED = ("mocosfl", "monacosfl", "moco")
 SUPERVISED = ("sfl_v1", "sfl_v2", "minibatch_sfl", "smofi", "mu_splitfed", "gas", "split_learning", "centralised")
 ALGORITHMS = SELF_SUPERVISED + SUPERVISED
 UNFINGERPRINTED = ("name", "data_dir", "download", "device", "threads", "out", "checkpoint_every_seconds", "keep_checkpoints",
-                   "allocator", "engine")
+                   "allocator", "engine", "target_accuracy")
 
 
 @dataclass(frozen=True)
@@ -295,6 +295,7 @@ class Config:
     validate_every_rounds: int = field(10, "rounds between kNN checks on validation images (0: never)", low=0)
     checkpoint_every_seconds: float = field(60.0, "seconds between checkpoints inside a round", low=0)
     keep_checkpoints: int = field(2, "newest checkpoints that are kept", low=1)
+    target_accuracy: float | None = field(None, "say when validation first reached this: rounds, bytes, virtual seconds", above=0, high=1)
     max_steps: int | None = field(None, "stop after this many steps, for a trial", low=1)
     out: str = field("runs", "parent folder of runs")
 

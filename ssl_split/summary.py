@@ -24,13 +24,14 @@ def summarise(training: Training, state: State, *, images: int, seconds: float) 
     """
     config = training.config
     lines = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    at_syncs = [line for line in lines if "loss" in line or "train_loss" in line]
+    at_syncs = [line for line in lines if "loss" in line or "train_loss" in line] or [{}]  # every message may have been lost
     validation = {name: _validated(lines, name) for name in ("validation_knn", "validation_accuracy")}
     divergence = {k: at_syncs[-1].get(k) for k in ("online_to_mean", "momentum_to_mean", "online_to_momentum", "online_to_mean_l2")}
     return {
         "kind": "run", "algorithm": config.algorithm, "cut": config.cut, "seed": config.seed, "dataset": config.dataset,
         "finished": True, "steps": state.step, "rounds": state.round, "loss": at_syncs[-1].get("train_loss", at_syncs[-1].get("loss")),
-        "train_accuracy": at_syncs[-1].get("train_accuracy"), **validation, "collapse_std": at_syncs[-1].get("collapse_std"),
+        "train_accuracy": at_syncs[-1].get("train_accuracy"), **validation, "reached": _reached(lines, config.target_accuracy),
+        "collapse_std": at_syncs[-1].get("collapse_std"),
         **_traffic(training, state), **_sizes(training),
         "divergence": divergence if divergence["online_to_mean"] is not None else None,
         "virtual_seconds": float(state.tensors["clock"].max()), "seconds": round(seconds, 2),
@@ -43,6 +44,16 @@ def _validated(lines: list[dict[str, Any]], name: str) -> dict[str, float] | Non
     """The last validation of this kind, with its interval."""
     found = [line for line in lines if name in line]
     return {"accuracy": found[-1][name], "low": found[-1]["validation_low"], "high": found[-1]["validation_high"]} if found else None
+
+
+def _reached(lines: list[dict[str, Any]], target: float | None) -> dict[str, Any] | None:
+    """When validation first reached the target: rounds, steps, bytes of all clients, virtual seconds; None where it never did."""
+    for line in lines:
+        accuracy = line.get("validation_accuracy", line.get("validation_knn"))
+        if target is not None and accuracy is not None and accuracy >= target:
+            return {"target": target, "accuracy": accuracy, "rounds": line["round"] + 1, "steps": line["step"], "bytes": line["bytes"],
+                    "virtual_seconds": line["virtual_seconds"]}
+    return None
 
 
 def _traffic(training: Training, state: State) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from ssl_split.config import Config
 from ssl_split.data.partition import describe
 from ssl_split.delivery import Delivery
 from ssl_split.summary import summarise
+from ssl_split.traffic import MIB
 from ssl_split.training import Training
 
 
@@ -270,9 +271,15 @@ def _report(done: Run, config: Config) -> None:
     without = "none (no labelled validation images)" if config.validate_every_rounds else "not asked for"
     name, key = ("accuracy", "validation_accuracy") if config.supervised else ("kNN", "validation_knn")
     validated = f"{result[key]['accuracy']:.3f}" if result[key] else without
-    print(f"loss {result['loss']:.4f}   validation {name} {validated}   {result['mib_per_client']:.1f} MiB per client   "
+    loss = "none (every message was lost)" if result["loss"] is None else f"{result['loss']:.4f}"
+    print(f"loss {loss}   validation {name} {validated}   {result['mib_per_client']:.1f} MiB per client   "
           f"{result['images_per_second']:.0f} images/s")
     probe = "classifier" if config.supervised else "linear"
+    if config.target_accuracy is not None:
+        found = result["reached"]
+        print(f"validation reached {found['accuracy']:.3f} (target {config.target_accuracy:g}) after {found['rounds']} rounds, "
+              f"{found['bytes'] / MIB:.1f} MiB of all clients, {found['virtual_seconds']:.1f} virtual seconds" if found else
+              f"validation never reached {config.target_accuracy:g}")
     print(f"next: python -m attacks.invert --checkpoint {done.path}   or   python -m probes.{probe} --checkpoint {done.path}")
     print(done.path)
 
