@@ -293,6 +293,8 @@ class Config:
     engine: str = field("auto", "how clients run: loop, fused (vmap, for GPUs) or auto", choices=("auto", "loop", "fused"))
     allocator: bool = field(True, "keep freed memory in the process (Linux, glibc): faster steps, higher peak memory")
     validate_every_rounds: int = field(10, "rounds between kNN checks on validation images (0: never)", low=0)
+    divergence_every_rounds: int = field(0, "supervised: rounds between measurements of the gradient divergence (0: never)", low=0)
+    divergence_images: int = field(128, "images of each client that it is measured on", low=1)
     checkpoint_every_seconds: float = field(60.0, "seconds between checkpoints inside a round", low=0)
     keep_checkpoints: int = field(2, "newest checkpoints that are kept", low=1)
     target_accuracy: float | None = field(None, "say when validation first reached this: rounds, bytes, virtual seconds", above=0, high=1)

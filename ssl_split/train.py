@@ -24,6 +24,7 @@ from ssl_split.clock import Clock
 from ssl_split.config import Config
 from ssl_split.data.partition import describe
 from ssl_split.delivery import Delivery
+from ssl_split.dissimilarity import gradient_divergence
 from ssl_split.summary import summarise
 from ssl_split.traffic import MIB
 from ssl_split.training import Training
@@ -143,6 +144,7 @@ def _loop(training: Training, state: State, saved: resuming.Checkpoints, stopped
                 rows = _end_round(training, state, wire)
                 runs.append_ledger(folder, rows)
                 _validate(training, state, saved, bar)
+                _measure(training, state)
             since = time.monotonic() - last_saved
             if state.step == total or stopped or since >= config.checkpoint_every_seconds * (0.1 if ended else 1.0):
                 path = _save(saved, state, finished=state.step == total)
@@ -201,6 +203,17 @@ def _validate(training: Training, state: State, saved: resuming.Checkpoints, bar
     best = saved.folder / "best.safetensors"
     if not best.is_file() or judge.accuracy > runs.read_header(best)["selected_by_accuracy"]:
         saved.save_best(state, judge.accuracy)
+
+
+def _measure(training: Training, state: State) -> None:
+    """Gradient divergence of a supervised run's model at the end of a round."""
+    config, dataset = training.config, training.dataset
+    every = config.divergence_every_rounds
+    if not every or state.round % every or not config.supervised:
+        return
+    found = gradient_divergence(training.export(state), dataset.train, training.parts, mean=dataset.mean, std=dataset.std,
+                                count=config.divergence_images)
+    runs.append_metrics(config.run_dir, {"step": state.step, "round": state.round - 1, **found})
 
 
 @contextmanager

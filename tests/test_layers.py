@@ -10,7 +10,7 @@ LAYERS = [
     ("ssl_split.models", "ssl_split.data", "ssl_split.objectives", "ssl_split.optim", "ssl_split.quality"),
     ("ssl_split.channel", "ssl_split.clock", "ssl_split.delivery", "ssl_split.clients", "ssl_split.defences", "ssl_split.traffic"),
     ("ssl_split.algorithms",),
-    ("ssl_split.run", "ssl_split.resume", "probes"),
+    ("ssl_split.run", "ssl_split.resume", "ssl_split.dissimilarity", "probes"),
     ("ssl_split.train", "ssl_split.training", "ssl_split.summary"),
     ("attacks",),
     ("ssl_split.sweep", "ssl_split.report"),

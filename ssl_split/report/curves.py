@@ -32,6 +32,10 @@ def draw(study: Study, folder: Path) -> list[Drawing]:
         _curves(study, folder, "validation_knn", title="kNN accuracy on validation images during training",
                 label="kNN accuracy (%)", scale=100,
                 caption="Monitoring only: the accuracy of the table comes from the test images, once."),
+        *(_curves(study, folder, f"gradient_divergence_{half}", title=f"Gradient divergence of the {half} half",
+                  label="gradient divergence", caption=(
+                      "Mean over clients of the distance between a client's gradient and that of all, at the averaged model."))
+          for half in ("client", "server")),
         _curves(study, folder, "online_to_momentum", title="Divergence: distance of each online client to its own momentum client",
                 label="mean squared difference per parameter", log=True, caption=(
                     "Before each synchronisation, mean over clients, log scale. MonAcoSFL is meant to keep it flat where MocoSFL lets it "

@@ -1,0 +1,70 @@
+"""Gradient divergence: how differently the clients pull at the common model.
+
+This project's definition, because the papers that plot it do not give theirs: mean over clients of || grad F_j(W) - grad F(W) ||_2 at the
+averaged model W, for either half by itself, with F_j the mean cross-entropy of client j on un-augmented images and F = sum_j p_j F_j.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ssl_split import rng
+from ssl_split.data.imageset import ImageSet, Triple, normalise, to_float
+from ssl_split.models.split import Network
+
+BATCH = 128
+"""Images per forward pass."""
+
+
+def gradient_divergence(network: Network, images: ImageSet, parts: Sequence[Tensor], *, mean: Triple, std: Triple, count: int
+                        ) -> dict[str, float]:
+    """Divergence of the client half and of the server half.
+
+    Args:
+        network: At the averaged weights, on its device; its gradients and mode are left as they were.
+        images: The training images, labelled.
+        parts: Indices of each client's images.
+        mean, std: Constants of the normalisation.
+        count: At most this many images of a client, always the same ones; p_j stays the share of all its images.
+
+    Returns:
+        `gradient_divergence_client` and `gradient_divergence_server`; a half without parameters has 0.
+    """
+    chosen = [part[torch.randperm(len(part), generator=rng.generator(0, "divergence", j))[:count]] for j, part in enumerate(parts)]
+    shares = [len(part) / sum(map(len, parts)) for part in parts]
+    halves = {"client": list(network.client.parameters()), "server": list(network.server.parameters())}
+
+    def gradients(indices: Tensor) -> dict[str, Tensor]:
+        return _gradients(network, halves, images.select(indices), mean=mean, std=std)
+
+    whole: dict[str, Tensor] = {}
+    for indices, share in zip(chosen, shares, strict=True):  # twice through: the gradients of many clients would not fit in memory
+        for half, gradient in gradients(indices).items():
+            whole[half] = whole[half].add_(gradient, alpha=share) if half in whole else gradient * share
+    distances: dict[str, float] = dict.fromkeys(halves, 0.0)
+    for indices in chosen:
+        for half, gradient in gradients(indices).items():
+            distances[half] += float((gradient - whole[half]).norm()) / len(chosen)
+    return {f"gradient_divergence_{half}": distance for half, distance in distances.items()}
+
+
+def _gradients(network: nn.Module, halves: dict[str, list[nn.Parameter]], images: ImageSet, *, mean: Triple, std: Triple
+               ) -> dict[str, Tensor]:
+    """Flat gradient of the mean loss for each half."""
+    weights = [p for parameters in halves.values() for p in parameters]
+    found = [torch.zeros_like(p) for p in weights]
+    assert images.labels is not None
+    for start in range(0, len(images), BATCH):
+        x = normalise(to_float(images.images[start : start + BATCH].to(weights[0].device), weights[0].dtype), mean, std)
+        labels = images.labels[start : start + BATCH].to(weights[0].device)
+        with torch.enable_grad():
+            loss = functional.cross_entropy(network(x), labels, reduction="sum") / len(images)
+            for total, part in zip(found, torch.autograd.grad(loss, weights), strict=True):
+                total.add_(part)
+    first = len(halves["client"])
+    flat = {"client": found[:first], "server": found[first:]}
+    return {half: torch.cat([g.flatten() for g in parts]) if parts else torch.zeros(0) for half, parts in flat.items()}
