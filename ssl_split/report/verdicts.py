@@ -127,6 +127,10 @@ def _caveats(study: Study) -> list[str]:
         said.append("Nothing was probed, so there is no accuracy (probes need labels).")
     if not any(g.strongest for g in study.groups):
         said.append("Nothing was attacked, so nothing is said about privacy.")
+    told = sorted({run.algorithm for run in study.runs if run.number("bytes", "up", "label_up")})
+    if told:
+        said.append(f"{', '.join(told)}: clients send the label of every training image (label_up), so the server knows the classes "
+                    "without any attack.")
     sets = {str(run.config.get("dataset")) for run in study.runs}
     if sets & set(TOYS):
         said.append(f"{' and '.join(sorted(sets & set(TOYS)))}: embedded images only show that everything works; conclusions need "

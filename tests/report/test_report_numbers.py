@@ -126,6 +126,28 @@ def test_smashed_data_is_no_headline(tmp_path: Path) -> None:
     assert read(tmp_path).accuracy == MONITORS["validation_knn"]
 
 
+def test_labels_on_the_wire_are_named(tmp_path: Path) -> None:
+    """A server that is sent labels needs no attack to know the classes."""
+    made.make_run(tmp_path)
+    said = [s for s in verdicts.sentences(read(tmp_path)) if "label_up" in s]
+    assert said == []
+    supervised = made.make_run(tmp_path, algorithm="smofi")
+    values = json.loads((supervised / "result.json").read_text(encoding="utf-8"))
+    values["bytes"]["up"]["label_up"] = 8000
+    made.write_json(supervised / "result.json", values)
+    said = [s for s in verdicts.sentences(read(tmp_path)) if "label_up" in s]
+    assert len(said) == 1
+    assert said[0].startswith("smofi: ")
+
+
+def test_the_classifiers_own_accuracy_is_a_headline(tmp_path: Path) -> None:
+    """On the output of the head, which for other probes is no headline."""
+    run = made.make_run(tmp_path, algorithm="smofi")
+    made.add_probe(run, 0.6, name="classifier", features="projector")
+    made.add_probe(run, 0.9, name="knn", features="smashed")
+    assert read(tmp_path).accuracy == "classifier"
+
+
 def test_states_of_runs(tmp_path: Path) -> None:
     made.make_run(tmp_path, seed=0)
     made.make_run(tmp_path, seed=1, finished=False)

@@ -1,0 +1,85 @@
+"""A supervised run through training, attack, probes, sweep and report, on embedded images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny import tiny
+
+from attacks import invert
+from probes import classifier, knn, linear
+from ssl_split import run as runs
+from ssl_split import train
+from ssl_split.config import SUPERVISED
+from ssl_split.report import build
+from ssl_split.sweep import plan
+
+SMALL = {"client_lr": 0.02, "server_lr": 0.02, "rounds": 2, "validate_every_rounds": 1, "partition": {"kind": "dirichlet", "beta": 0.5}}
+
+
+@pytest.mark.parametrize("algorithm", SUPERVISED)
+def test_bytes_are_the_closed_form_and_labels_are_counted(algorithm: str, tmp_path: Path) -> None:
+    done = train.run(tiny(tmp_path, algorithm=algorithm, **SMALL))
+    result = done.result
+    assert result["mib_per_client"] == pytest.approx(result["mib_per_client_closed_form"])
+    assert result["validation_knn"] is None
+    assert 0 <= result["validation_accuracy"]["low"] <= result["validation_accuracy"]["accuracy"] <= 1
+    assert result["virtual_seconds"] > 0
+    if algorithm != "centralised":
+        assert result["bytes"]["up"]["label_up"] == 8 * result["bytes"]["up"]["act_up"] / 4 / 8 / 16 / 16  # of 8x16x16 numbers an image
+
+
+def test_attack_probes_and_report_work_on_it(tmp_path: Path) -> None:
+    done = train.run(tiny(tmp_path, algorithm="smofi", **SMALL))
+    own = classifier.run(classifier.Options(checkpoint=str(done.path), features="projector"))
+    assert own["test_images"] > 300
+    assert own["low"] <= own["accuracy"] <= own["high"]
+    assert own["untrained"]["accuracy"] < 0.4
+    assert linear.run(linear.Options(checkpoint=str(done.path), epochs=2))["accuracy"] > 0.1
+    assert knn.run(knn.Options(checkpoint=str(done.path), features="smashed"))["accuracy"] > 0.1
+    attacked = invert.run(invert.Options(checkpoint=str(done.path), method="ridge", targets=16, aux=64))
+    assert attacked["mse"] < attacked["blind_mse"]
+    assert "clients send the label of every training image" in build.write(tmp_path).read_text(encoding="utf-8")
+
+
+def test_classifier_needs_a_classifier(tmp_path: Path) -> None:
+    done = train.run(tiny(tmp_path, max_steps=2))
+    with pytest.raises(ValueError, match="trains without labels"):
+        classifier.run(classifier.Options(checkpoint=str(done.path)))
+
+
+def test_a_sweep_refuses_the_classifier_probe_of_a_run_without_one(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text("axes: {algorithm: [smofi, mocosfl]}\nstages: [{probe: classifier}]\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="mocosfl trains no classifier"):
+        plan.read(str(file))
+    assert len(plan.read(str(file), overrides={"algorithm": "smofi"}).cells) == 1
+
+
+def test_the_same_images_get_the_same_views_under_every_algorithm(tmp_path: Path) -> None:
+    """The views depend on client and place in its stream: with frozen weights the first round's losses have one mean."""
+    losses = []
+    for algorithm in ("sfl_v1", "sfl_v2", "minibatch_sfl", "split_learning"):
+        frozen = {**SMALL, "client_lr": 0.0, "server_lr": 0.0, "rounds": 1, "weight_decay": 0.0, "precision": "fp64"}
+        done = train.run(tiny(tmp_path, algorithm=algorithm, **frozen))
+        lines = [json.loads(line) for line in (done.path / "metrics.jsonl").read_text().splitlines()]
+        weights = _images_of_lines(done.path)
+        found = [line["train_loss"] for line in lines if "train_loss" in line]
+        losses.append(sum(w * loss for w, loss in zip(weights, found, strict=True)) / sum(weights))
+    assert losses == pytest.approx([losses[0]] * 4)
+
+
+def _images_of_lines(path: Path) -> list[int]:
+    """Images between the lines of metrics, from the steps and the clients at work."""
+    lines = [line for line in map(json.loads, (path / "metrics.jsonl").read_text().splitlines()) if "train_loss" in line]
+    steps = [0] + [line["step"] for line in lines]
+    return [(b - a) * line["active_clients"] for a, b, line in zip(steps, steps[1:], lines, strict=False)]
+
+
+def test_the_checkpoint_knows_its_classes(tmp_path: Path) -> None:
+    done = train.run(tiny(tmp_path, algorithm="sfl_v1", **SMALL))
+    checkpoint = runs.open_checkpoint(str(done.path))
+    assert checkpoint.header["classes"] == 10
+    assert checkpoint.network().head.out_features == 10
