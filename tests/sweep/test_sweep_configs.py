@@ -10,7 +10,8 @@ from ssl_split.sweep import plan
 from ssl_split.sweep.jobs import jobs
 
 FOLDER = Path(__file__).parents[2] / "configs" / "sweeps"
-SIZES = {"quick": (12, 36), "photos": (5, 15), "privacy_utility": (54, 432), "cuts_short": (10, 50), "factors_short": (10, 30)}
+SIZES = {"quick": (12, 36), "photos": (5, 15), "privacy_utility": (54, 432), "cuts_short": (10, 50), "factors_short": (10, 30),
+         "smofi_short": (45, 90)}
 """Name -> trainings, jobs."""
 
 
