@@ -234,7 +234,8 @@ def test_staleness_has_no_effect_on_even_clients() -> None:
 
 
 @pytest.mark.parametrize(("options", "kept"), [
-    ({"alpha": -0.1}, lambda age: age**-0.1), ({"alpha": 0.0}, lambda age: 1.0), ({"history": "ignored"}, lambda age: 0.0)], ids=str)
+    ({"alpha": -0.1}, lambda age: age**-0.1), ({"alpha": 0.0}, lambda age: 1.0), ({"history": "ignored"}, lambda age: 0.0)],
+    ids=["aligned", "in full", "ignored"])
 def test_smofi_follows_equations_4_and_5(options: dict[str, object], kept: object) -> None:
     """A slow reference on the server's gradients alone: m_j = beta m + g_j; m = sum p_j m_j + sum p_j (tau - T_j + 1)^alpha m_j."""
     config = small(algorithm="smofi", cut=0, smofi=options, weight_decay=0.0)
