@@ -75,17 +75,19 @@ def _spread(kind: str, spread: float, count: int, g: torch.Generator) -> Tensor:
 
 
 class Clock:
-    """When each client is ready, in virtual seconds. `ready` is the state's, and in its checkpoints."""
+    """When each client is ready, in virtual seconds, and how much was computed. `ready` and `work` are the state's, and in checkpoints."""
 
-    def __init__(self, options: NetworkOptions, ready: Tensor, *, seed: int, active: int) -> None:
+    def __init__(self, options: NetworkOptions, ready: Tensor, *, seed: int, active: int, work: Tensor | None = None) -> None:
         """
         Args:
             options: Devices, links and server.
             ready: float64 `(N,)`, updated in place.
             seed: The run's seed.
             active: Clients at work together.
+            work: FLOPs so far of each client and, last, of the server, float64 `(N + 1,)`; None where nobody asks.
         """
         self.options, self.ready = options, ready
+        self.work = torch.zeros(len(ready) + 1, dtype=torch.float64) if work is None else work
         self._seed, self._active = seed, active
         self._round, self._devices = 0, self._draw(0)
 
@@ -115,6 +117,7 @@ class Clock:
             share: Which part of a client's work of the round this is, one or `(A,)`. Under `exponential` the whole of it takes a random
                 time, whatever its FLOPs.
         """
+        self.work[clients] += flops
         if self.options.compute == "exponential":
             drawn = [torch.empty((), dtype=torch.float64).exponential_(generator=generator(self._seed, "network work", self._round, c))
                      for c in clients.tolist()]
@@ -124,10 +127,12 @@ class Clock:
 
     def serve(self, clients: Tensor, flops: float) -> None:
         """Work of the server for each of these clients at once, who share it: each waits for all of it."""
+        self.work[-1] += len(clients) * flops
         self.ready[clients] += len(clients) * flops / self.options.server_flops
 
     def serve_since(self, clients: Tensor, start: float, flops: float) -> None:
         """Work that the server began at `start` and shares out; clients that arrive later do not wait."""
+        self.work[-1] += len(clients) * flops
         done = start + len(clients) * flops / self.options.server_flops
         self.ready[clients] = self.ready[clients].clamp(min=done)
 

@@ -34,7 +34,7 @@ def summarise(training: Training, state: State, *, images: int, seconds: float) 
         "collapse_std": at_syncs[-1].get("collapse_std"),
         **_traffic(training, state), **_sizes(training),
         "divergence": divergence if divergence["online_to_mean"] is not None else None,
-        "virtual_seconds": float(state.tensors["clock"].max()), "seconds": round(seconds, 2),
+        **_work(state), "virtual_seconds": float(state.tensors["clock"].max()), "seconds": round(seconds, 2),
         "images_per_second": round(images / seconds, 2),
         "results_version": RESULTS_VERSION, "command": command_line(),
     }
@@ -44,6 +44,15 @@ def _validated(lines: list[dict[str, Any]], name: str) -> dict[str, float] | Non
     """The last validation of this kind, with its interval."""
     found = [line for line in lines if name in line]
     return {"accuracy": found[-1][name], "low": found[-1]["validation_low"], "high": found[-1]["validation_high"]} if found else None
+
+
+def _work(state: State) -> dict[str, float]:
+    """FLOPs of forward and backward passes (2 for a multiply-add): of the client that did most, of the mean client that took part, of the
+    server."""
+    clients, server = state.tensors["flops"][:-1], float(state.tensors["flops"][-1])
+    worked = clients[clients > 0]
+    return {"client_flops_most": float(clients.max()), "client_flops_mean": float(worked.mean()) if len(worked) else 0.0,
+            "server_flops": server}
 
 
 def _reached(lines: list[dict[str, Any]], target: float | None) -> dict[str, Any] | None:

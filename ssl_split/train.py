@@ -83,6 +83,7 @@ def run(config: Config, *, resume: bool = False, on_log: Callable[[str], None] |
         saved = resuming.Checkpoints(folder, header, keep=config.keep_checkpoints)
         state = training.algorithm.init()
         state.tensors.setdefault("clock", torch.zeros(len(state.positions), dtype=torch.float64))
+        state.tensors.setdefault("flops", torch.zeros(len(state.positions) + 1, dtype=torch.float64))
         if newest is not None:
             saved.load(newest, state)
         runs.cut_back(folder, step=state.step, round=state.round)
@@ -117,7 +118,7 @@ def _loop(training: Training, state: State, saved: resuming.Checkpoints, stopped
         Images seen by this process.
     """
     config, algorithm, total = training.config, training.algorithm, training.total_steps
-    clock = Clock(config.network, state.tensors["clock"], seed=config.seed, active=config.cohort_size)
+    clock = Clock(config.network, state.tensors["clock"], seed=config.seed, active=config.cohort_size, work=state.tensors["flops"])
     delivery = Delivery(config.loss, seed=config.seed)
     wire = Channel(config.wire, state.ledger, clock=clock, delivery=delivery)
     folder, start, seen = config.run_dir, time.monotonic(), 0

@@ -61,7 +61,8 @@ class Trial:
         """A fresh state and wire."""
         self.state: State = self.algorithm.init()
         ready = self.state.tensors.setdefault("clock", torch.zeros(len(self.state.positions), dtype=torch.float64))
-        clock = Clock(self.config.network, ready, seed=self.config.seed, active=self.config.cohort_size)
+        work = self.state.tensors.setdefault("flops", torch.zeros(len(ready) + 1, dtype=torch.float64))
+        clock = Clock(self.config.network, ready, seed=self.config.seed, active=self.config.cohort_size, work=work)
         self.delivery = Delivery(self.config.loss, seed=self.config.seed)
         self.wire = Channel(self.config.wire, self.state.ledger, clock=clock, delivery=self.delivery)
 

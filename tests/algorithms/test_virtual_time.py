@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import harness
 import pytest
 import torch
 from supervised import Trial, small
 
 from ssl_split.algorithms.table import ALGORITHMS
+from ssl_split.channel import Channel
+from ssl_split.clock import Clock
 
 CLIENT, SERVER = 3e6, 5e6
 """FLOPs of an image's forward pass."""
@@ -89,6 +92,52 @@ def test_mu_splitfed_hides_the_server_behind_the_slowest_client(tau: int, server
     assert (waiting > server) == server_waits
     end = (torch.maximum(waiting, server) + 3 * 2 * p.server + p.scalar + p.model).max()
     assert made.wire.clock.now == pytest.approx(end.item())
+
+
+@pytest.mark.parametrize(("algorithm", "client_passes", "server_passes"), [
+    ("sfl_v1", 3, 3), ("sfl_v2", 3, 3), ("minibatch_sfl", 3, 3), ("smofi", 3, 3), ("split_learning", 3, 3), ("mu_splitfed", 3, 6)])
+def test_work_is_counted_in_passes(algorithm: str, client_passes: int, server_passes: int) -> None:
+    """Of two images a step, 4, 1 and 3 steps: forward and backward (two) on both sides; MU-SplitFed with tau = 2 evaluates the server four
+    times for its steps and twice for the answer."""
+    made = trial(algorithm)
+    made.rounds(1)
+    expected = [2 * client_passes * CLIENT * steps for steps in (4, 1, 3)] + [2 * server_passes * SERVER * 8]
+    torch.testing.assert_close(made.wire.clock.work, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_gas_counts_the_steps_on_full_buffers_too() -> None:
+    """Two client steps each in one round, three gradients and, with Q = 3, two server steps on 3 x 2 images."""
+    made = trial("gas", local_steps=2, gas={"generate": False})
+    made.rounds(1)
+    work = made.state.tensors["flops"]
+    assert work[:-1].sum().item() == pytest.approx(6 * 2 * 3 * CLIENT)
+    assert work[-1].item() == pytest.approx((6 * 2 + 2 * 6) * 3 * SERVER)
+
+
+@pytest.mark.parametrize(("symmetric", "views"), [("none", 1), ("stacked", 2)])
+def test_mocosfl_waits_twice_in_every_step(symmetric: str, views: int) -> None:
+    """max over clients of (two forward passes + two uploads), server (query forward and backward, key forward), max of (gradient +
+    backward); a round of 4 steps with 2 syncs: weights come down at its start and at the first sync, and go up at both."""
+    made = harness.Trial(harness.small(algorithm="mocosfl", cut=5, network=NETWORK, symmetric=symmetric))
+    setup = replace(made.setup, client_flops=CLIENT, server_flops=SERVER)
+    made.algorithm = ALGORITHMS["mocosfl"](setup)
+    made.state = made.algorithm.init()
+    clock = Clock(made.config.network, torch.zeros(3, dtype=torch.float64), seed=0, active=3)
+    made.wire = Channel(made.config.wire, made.state.ledger, clock=clock)
+    made.run(4)
+    images, devices = 2 * views, clock._devices
+    smashed = 0.01 + 8 * 4 * images * math.prod(setup.network.smashed_shape) / devices.rate
+    model = 0.01 + 8 * 4 * sum(p.numel() for p in setup.network.client.parameters()) / devices.rate
+    work = 2 * images * CLIENT / devices.speed
+    time = model
+    for step in range(4):
+        time = (time + work + 2 * smashed).max() + 4 * images * SERVER * 3 / 1e9
+        time = (time + smashed + work).max().expand(3)
+        if step in (1, 3):
+            time = (time + model).max().expand(3)
+        if step == 1:
+            time = time + model
+    assert clock.now == pytest.approx(time.max().item())
 
 
 def test_one_client_costs_the_same_everywhere() -> None:

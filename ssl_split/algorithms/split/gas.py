@@ -68,6 +68,7 @@ class GAS(SFLV1):
             "server_free": torch.zeros((), dtype=torch.float64),
         }
         state.tensors["clock"] = torch.zeros(self.config.clients, dtype=torch.float64)
+        state.tensors["flops"] = torch.zeros(self.config.clients + 1, dtype=torch.float64)
         state.counters |= {"buffered": 0, "models": 0, "versions": 0, "joined": 0, "handed_in": 0, "server_steps": 0}
         self.clock = Clock(self.config.network, state.tensors["clock"], seed=self.config.seed, active=places)
         return state
@@ -199,8 +200,9 @@ class GAS(SFLV1):
         shape = self.setup.network.smashed_shape
         self._differentiate([rows.unflatten(1, shape)], labels[None], WHOLE)
         self.servers.step(WHOLE, lr=self._rate(self.config.server_lr, state))
-        work = 3 * len(rows) * self.setup.server_flops / self.config.network.server_flops
-        state.tensors["server_free"] += work
+        flops = 3 * len(rows) * self.setup.server_flops
+        state.tensors["flops"][-1] += flops
+        state.tensors["server_free"] += flops / self.config.network.server_flops
         state.counters["server_steps"] += 1
 
     def _balanced(self, state: State, rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
