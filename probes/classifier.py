@@ -17,12 +17,15 @@ from probes.linear import linear_accuracy
 from probes.statistics import Rate
 from ssl_split import fields
 from ssl_split.data.images import Dataset
+from ssl_split.fields import field
 from ssl_split.models.split import Network
 
 
 @dataclass(frozen=True)
 class Options(Common):
-    """Options of the classifier probe; `features` is of no meaning here."""
+    """Options of the classifier probe."""
+
+    features: str = field("projector", "output of the head: there is no other choice here", choices=("projector",))
 
 
 def validate(network: Network, dataset: Dataset, *, precision: str = "fp32", published_selection: bool = False) -> Rate | None:
@@ -76,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
         "  python -m probes.classifier --checkpoint runs/RUN\n"
         "  python -m probes.classifier --checkpoint runs/RUN --which best      # the checkpoint that validation chose\n\n"
         "writes RUN/probes/classifier-HASH/result.json; a result that exists is printed, not computed again"))
-    result = run(fields.build(Options, fields.to_dict(made) | {"features": "projector"}))
+    result = run(made)
     print(table.show(result))
     print(table.suggest(result, made, "attacks.invert --checkpoint {}"))
 

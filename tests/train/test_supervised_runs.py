@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from tiny import tiny
+import yaml
+from tiny import TINY, tiny
 
 from attacks import invert
 from probes import classifier, knn, linear
@@ -15,6 +18,7 @@ from ssl_split import train
 from ssl_split.config import SUPERVISED
 from ssl_split.report import build
 from ssl_split.sweep import plan
+from ssl_split.sweep.jobs import jobs
 
 SMALL = {"client_lr": 0.02, "server_lr": 0.02, "rounds": 2, "validate_every_rounds": 1, "partition": {"kind": "dirichlet", "beta": 0.5}}
 
@@ -33,7 +37,7 @@ def test_bytes_are_the_closed_form_and_labels_are_counted(algorithm: str, tmp_pa
 
 def test_attack_probes_and_report_work_on_it(tmp_path: Path) -> None:
     done = train.run(tiny(tmp_path, algorithm="smofi", **SMALL))
-    own = classifier.run(classifier.Options(checkpoint=str(done.path), features="projector"))
+    own = classifier.run(classifier.Options(checkpoint=str(done.path)))
     assert own["test_images"] > 300
     assert own["low"] <= own["accuracy"] <= own["high"]
     assert own["untrained"]["accuracy"] < 0.4
@@ -42,6 +46,20 @@ def test_attack_probes_and_report_work_on_it(tmp_path: Path) -> None:
     attacked = invert.run(invert.Options(checkpoint=str(done.path), method="ridge", targets=16, aux=64))
     assert attacked["mse"] < attacked["blind_mse"]
     assert "clients send the label of every training image" in build.write(tmp_path).read_text(encoding="utf-8")
+
+
+def test_a_sweep_finds_what_its_probes_have_written(tmp_path: Path) -> None:
+    """Training and both probes by their own commands, as a user would type the sweep's."""
+    file = tmp_path / "sweep.yaml"
+    fixed = {k: v for k, v in TINY.items() if k not in ("cut",)} | SMALL | {"rounds": 1, "algorithm": "sfl_v1"}
+    file.write_text(yaml.safe_dump({"fixed": fixed, "axes": {"cut": [5]}, "stages": [{"probe": "classifier"}, {"attack": "ridge", "aux": 64,
+                                                                                                              "targets": 16}]}))
+    made = jobs(plan.read(str(file)), tmp_path / "out")
+    assert len(made) == 3
+    for job in made:
+        assert job.result() is None
+        subprocess.run([sys.executable, *job.words], check=True, capture_output=True, cwd=Path(__file__).parents[2])
+        assert job.result() is not None, job.label
 
 
 def test_classifier_needs_a_classifier(tmp_path: Path) -> None:
