@@ -245,7 +245,7 @@ class Config:
     local_epochs: int = field(1, "passes over the client's images per round", low=1)
     syncs_per_round: int = field(10, "averagings per round S", low=1)
     local_steps: int | None = field(None, "supervised: steps per client and round (default: floor(images * epochs / B), at least 1)", low=1)
-    clients_at_once: int | None = field(None, "sfl_v1: clients that are in memory together; others follow (default: all)", low=1)
+    clients_at_once: int | None = field(None, "sfl_v1, mu_splitfed: clients in memory together; others follow (default: all)", low=1)
     weighting: str = field("auto", "weights of an average: uniform, data (client sizes), or auto: data for supervised algorithms",
                            choices=("auto", "uniform", "data"))
 
@@ -372,13 +372,26 @@ def from_dict(values: Mapping[str, Any]) -> Config:
             spread = getattr(config.network, f"{part}_spread")
             raise ValueError(f"network.{part}_spread = {spread:g} is impossible with pareto, whose mean is finite only for a shape above 1")
     _check_loss(config)
-    if not config.supervised and config.optimiser != "sgd":
-        raise ValueError(f"optimiser = {config.optimiser!r} belongs to the supervised algorithms: {config.algorithm} trains with sgd")
+    _check_unread(config)
     if config.arch not in ARCHITECTURES and ".py:" not in config.arch:
         raise ValueError(f"arch = {config.arch!r} does not exist: {fields.nearest(config.arch, ARCHITECTURES)} or FILE.py:build")
     if config.name is not None and (not config.name or set(config.name) & set('/\\:*?"<>|') or config.name.startswith(".")):
         raise ValueError(f"name = {config.name!r} cannot name a folder")
     return config
+
+
+def _check_unread(config: Config) -> None:
+    """Refuse a field that the algorithm would not read: what is set is what runs."""
+    known, unread = Config(), []
+    if not config.supervised:
+        unread = ["optimiser", "optimiser_state", "adam", "clip_norm", "outer", "local_steps", "clients_at_once", "divergence_every_rounds"]
+    elif config.algorithm not in ("sfl_v1", "mu_splitfed"):
+        unread = ["clients_at_once"] + ["outer"] * (config.algorithm == "centralised")
+    for name in unread:
+        value, default = getattr(config, name), getattr(known, name)
+        if value != default:
+            raise ValueError(f"{name} is not read by {config.algorithm}: it belongs to other algorithms (docs/algorithms.md); leave it at "
+                             "its default")
 
 
 def _check_loss(config: Config) -> None:

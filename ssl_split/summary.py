@@ -8,7 +8,6 @@ from typing import Any
 
 from ssl_split.algorithms.api import State
 from ssl_split.config import RESULTS_VERSION
-from ssl_split.models.count import cost
 from ssl_split.run import command_line
 from ssl_split.traffic import MIB, published_mocosfl, split_ssl_bytes, supervised_sfl_bytes
 from ssl_split.training import Training
@@ -103,6 +102,6 @@ def _supervised_closed_form(training: Training, state: State, *, h: int, c: int)
 
 def _sizes(training: Training) -> dict[str, Any]:
     """Parameters and multiply-adds on either side of the cut."""
-    row = cost(training.network, training.dataset.size)
+    row = training.cost
     return {"smashed_shape": list(row.smashed_shape), "client_parameters": row.client_parameters,
             "server_parameters": row.server_parameters, "client_macs_per_image": row.client_macs, "server_macs_per_image": row.server_macs}

@@ -41,9 +41,9 @@ class Training:
         self.batch = batch
         local = local_steps(sizes, batch, local_epochs=config.local_epochs, steps=config.local_steps)
         self.images = self.dataset.train.images.to(self.device)
-        sides = cost(self.network, self.dataset.size)
+        self.cost = cost(self.network, self.dataset.size)
         setup = Setup(config, self.network, sizes, self.steps, self.device, self.dtype, local, self._label_counts(),
-                      client_flops=2.0 * sides.client_macs, server_flops=2.0 * sides.server_macs)
+                      client_flops=2.0 * self.cost.client_macs, server_flops=2.0 * self.cost.server_macs)
         self.algorithm = ALGORITHMS[config.algorithm](setup)
         self.lengths = [self.algorithm.round_steps(self.cohort(round)) for round in range(config.rounds)]  # steps of each round
 

@@ -36,7 +36,7 @@ def start(made: Any) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("algorithm", ALL)
 def test_a_probability_of_nothing_is_no_loss_bit_for_bit(algorithm: str) -> None:
-    """The lossy code path with messages that all arrive: grad_down can be lost, at 1e-300."""
+    """The lossy code path with messages that all arrive."""
     same(run(algorithm, {"probability": 1e-300}).weights(), run(algorithm, {}).weights(), atol=0)
 
 

@@ -358,6 +358,16 @@ def test_groups_of_clients_give_the_same_averages() -> None:
     assert len(trials[2].state.trees["cohort.client"].flat) == 1
 
 
+@pytest.mark.parametrize("algorithm", ["sfl_v1", "minibatch_sfl", "sfl_v2", "mu_splitfed"])
+def test_the_fused_engine_trains_as_the_loop(algorithm: str) -> None:
+    """Rows that have finished stay out of both; gradients come back to the smashed data through the server copies."""
+    rates = {"client_lr": 1e-4, "server_lr": 1e-4} if algorithm == "mu_splitfed" else {}
+    trials = [Trial(small(algorithm=algorithm, engine=engine, **rates)) for engine in ("loop", "fused")]
+    for trial in trials:
+        trial.rounds(2)
+    same(trials[1].weights(), trials[0].weights(), atol=1e-9)
+
+
 @pytest.mark.parametrize("algorithm", SPLIT)
 def test_active_clients_are_logged(algorithm: str) -> None:
     """A line whenever a client has finished, with those at work until then."""

@@ -140,6 +140,19 @@ def test_mocosfl_waits_twice_in_every_step(symmetric: str, views: int) -> None:
     assert clock.now == pytest.approx(time.max().item())
 
 
+def test_nobody_waits_for_who_misses_the_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MiniBatch-SFL without its slowest client takes no time of that client's, and the server works for the others alone."""
+    made = trial("minibatch_sfl", local_steps=2)
+    made.rounds(1)
+    slowest = int(made.wire.clock.work[:3].argmax()) if made.wire.clock.work[:3].std() else int(made.wire.clock._devices.speed.argmin())
+    monkeypatch.setattr("ssl_split.delivery.Delivery.present", lambda self, clients: clients != slowest)
+    without = trial("minibatch_sfl", local_steps=2)
+    without.rounds(1)
+    assert without.wire.clock.work[slowest] == 0
+    assert without.wire.clock.work[-1] == pytest.approx(float(made.wire.clock.work[-1]) * 2 / 3)
+    assert without.wire.clock.now < made.wire.clock.now
+
+
 def test_one_client_costs_the_same_everywhere() -> None:
     times = []
     for algorithm in ("sfl_v1", "sfl_v2", "minibatch_sfl", "smofi", "split_learning"):

@@ -219,10 +219,9 @@ class GAS(SFLV1):
                 named.append(torch.full((count,), label, dtype=torch.int64, device=labels.device))
         return torch.cat(made), torch.cat(named)
 
-    def _server_work(self, state: State, wire: Channel, places: slice, *, passes: int) -> None:
+    def _server_work(self, state: State, wire: Channel, members: Tensor, came: Tensor, *, passes: int) -> None:
         """One server: a client waits until those before it, and full buffers, are done with."""
-        members = state.cohort[places]
         arrived = torch.maximum(wire.clock.ready[members].max(), state.tensors["server_free"])
         wire.clock.follow(members, float(arrived))
-        wire.clock.serve(members, passes * self.config.batch_size * self.setup.server_flops)
+        wire.clock.serve(members[came], passes * self.config.batch_size * self.setup.server_flops)
         state.tensors["server_free"].copy_(wire.clock.ready[members].max())

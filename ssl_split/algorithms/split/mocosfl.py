@@ -165,7 +165,8 @@ class MocoSFL:
             with torch.no_grad():
                 keys = self.momentum_clients.forward(v2)
         rows = v1.shape[1]
-        wire.clock.compute(state.cohort, 2 * rows * self.setup.client_flops, share=0.5 / self.setup.steps)
+        at_work = state.cohort[wire.delivery.present(state.cohort)]
+        wire.clock.compute(at_work, 2 * rows * self.setup.client_flops, share=0.5 / self.setup.steps)
         h_q, came = self._up("act_up", outputs, state, wire), wire.came  # (P * R, C', H', W')
         h_k = self._up("key_act_up", keys, state, wire)
         came = came & wire.came

@@ -63,9 +63,9 @@ class MuSplitFed(SFLV1):
         # the server works while it waits: max(slowest client and its uploads, tau steps), then two more evaluations
         pair = 2 * self.config.batch_size * self.setup.server_flops
         wire.clock.meet(members)
-        wire.clock.serve_since(members, begin, self.options.tau * pair)
+        wire.clock.serve_since(members[came], begin, self.options.tau * pair)
         if self.has_weights and bool(came.any()):
-            wire.clock.serve(members, pair)
+            wire.clock.serve(members[came], pair)
             ahead, behind = (self._evaluate(side, labels, rows)[0] for side in sides)
             answer = torch.zeros_like(ahead)[:, None]  # (A, 1)
             answer[came] = wire.send("scalar_down", (ahead - behind)[came, None], members[came])

@@ -22,6 +22,7 @@ from ssl_split import optim
 from ssl_split import tree as trees
 from ssl_split.algorithms.api import Batch, Setup, State
 from ssl_split.algorithms.split.copies import Copies
+from ssl_split.algorithms.split.groups import Groups
 from ssl_split.channel import Channel, Ledger
 from ssl_split.clients import ClientStore
 from ssl_split.objectives.supervised import correct, cross_entropy
@@ -47,11 +48,10 @@ class SFLV1:
 
     def __init__(self, setup: Setup) -> None:
         self.setup, self.config = setup, setup.config
-        self.at_once = self.config.cohort_size
-        if self.config.clients_at_once and not self.couples_clients:
-            self.at_once = min(self.config.clients_at_once, self.at_once)
+        self.at_once = min(self.config.clients_at_once or self.config.cohort_size, self.config.cohort_size)
         self.has_weights = trees.layout(setup.network.client).numel > 0
         self.lossy = self.config.loss.happens
+        self._groups: Groups | None = None
 
     # --- state -------------------------------------------------------------------------------------------------------------------
 
@@ -89,27 +89,18 @@ class SFLV1:
 
     def round_steps(self, cohort: Tensor) -> int:
         """Steps of a round: groups work one after another, each as long as its longest client."""
-        return sum(max(steps) for _, steps in self._groups(self.order(cohort, 0)))
+        return Groups(self.order(cohort, 0), self.setup.local_steps, at_once=self.at_once).ends[-1]
 
     def participants(self, state: State) -> slice:
         """Places in the cohort of those who take part in the next step."""
         group, steps, step = self._place(state)
         return slice(group.start, group.start + sum(t > step for t in steps))
 
-    def _groups(self, cohort: Tensor) -> list[tuple[slice, list[int]]]:
-        """Places and T_j of each group of clients that work side by side."""
-        steps = [self.setup.local_steps[c] for c in cohort.tolist()]
-        places = [slice(start, min(start + self.at_once, len(steps))) for start in range(0, len(steps), self.at_once)]
-        return [(group, steps[group]) for group in places]
-
     def _place(self, state: State) -> tuple[slice, list[int], int]:
         """The group at work, its T_j, and its step."""
-        step = state.step_in_round
-        for group, steps in self._groups(state.cohort):
-            if step < max(steps):
-                return group, steps, step
-            step -= max(steps)
-        raise AssertionError("the round is over")
+        if self._groups is None or not torch.equal(self._groups.cohort, state.cohort):  # derived: asked for three times a step
+            self._groups = Groups(state.cohort, self.setup.local_steps, at_once=self.at_once)
+        return self._groups.at(state.step_in_round)
 
     def _rows(self, places: slice) -> slice:
         """Rows of the copies of neighbours in the cohort."""
@@ -244,7 +235,7 @@ class SFLV1:
         labels = wire.send_labels(batch.labels, members)
         came = came & wire.came
         losses, logits, gradient = self._serve(state, h, labels, batch.places, came)
-        self._server_work(state, wire, batch.places, passes=3)
+        self._server_work(state, wire, members, came, passes=3)
         if self.has_weights and bool(came.any()):
             answer = torch.zeros_like(gradient)
             answer[came] = wire.send("grad_down", gradient[came], members[came])
@@ -261,16 +252,17 @@ class SFLV1:
     # --- virtual time ------------------------------------------------------------------------------------------------------------
 
     def _client_work(self, wire: Channel, members: Tensor, *, passes: int, of: int) -> None:
-        """Forward passes (a backward pass counts as two) of a batch, out of so many in a step."""
+        """Forward passes (a backward pass counts as two) of a batch, out of so many in a step, of those who do not miss the round."""
+        members = members[wire.delivery.present(members)]
         flops = passes * self.config.batch_size * self.setup.client_flops
         wire.clock.compute(members, flops, share=passes / of / self._local(members))
 
-    def _server_work(self, state: State, wire: Channel, places: slice, *, passes: int) -> None:
-        """Forward passes for each of those at work, who share the server; where clients meet in every step, all wait for the slowest."""
-        members = state.cohort[places]
+    def _server_work(self, state: State, wire: Channel, members: Tensor, came: Tensor, *, passes: int) -> None:
+        """Forward passes for each of those who were heard and share the server; where clients meet in every step, all wait for the
+        slowest."""
         if self.couples_clients:
             wire.clock.meet(members)
-        wire.clock.serve(members, passes * self.config.batch_size * self.setup.server_flops)
+        wire.clock.serve(members[came], passes * self.config.batch_size * self.setup.server_flops)
 
     def _local(self, members: Tensor) -> Tensor:
         """T_j, float64 `(A,)`."""
