@@ -6,8 +6,12 @@ import json
 import math
 from typing import Any
 
+import torch
+
 from ssl_split.algorithms.api import State
 from ssl_split.config import RESULTS_VERSION
+from ssl_split.models.memory import client_memory
+from ssl_split.optim import Optimiser
 from ssl_split.run import command_line
 from ssl_split.traffic import MIB, published_mocosfl, split_ssl_bytes, supervised_sfl_bytes
 from ssl_split.training import Training
@@ -31,7 +35,7 @@ def summarise(training: Training, state: State, *, images: int, seconds: float) 
         "finished": True, "steps": state.step, "rounds": state.round, "loss": at_syncs[-1].get("train_loss", at_syncs[-1].get("loss")),
         "train_accuracy": at_syncs[-1].get("train_accuracy"), **validation, "reached": _reached(lines, config.target_accuracy),
         "collapse_std": at_syncs[-1].get("collapse_std"),
-        **_traffic(training, state), **_sizes(training),
+        **_traffic(training, state), **_sizes(training), "client_memory_bytes": _client_memory(training),
         "divergence": divergence if divergence["online_to_mean"] is not None else None,
         **_work(state), "virtual_seconds": float(state.tensors["clock"].max()), "seconds": round(seconds, 2),
         "images_per_second": round(images / seconds, 2),
@@ -105,3 +109,18 @@ def _sizes(training: Training) -> dict[str, Any]:
     row = training.cost
     return {"smashed_shape": list(row.smashed_shape), "client_parameters": row.client_parameters,
             "server_parameters": row.server_parameters, "client_macs_per_image": row.client_macs, "server_macs_per_image": row.server_macs}
+
+
+def _client_memory(training: Training) -> dict[str, int] | None:
+    """Bytes of one client in a step, term by term and in sum; None without clients.
+
+    Counted at the precision in which weights are stored: under bf16 autocast a number counts as fp32, though some activations take half.
+    """
+    config = training.config
+    if training.algorithm.centralised:
+        return None
+    rows = config.batch_size * (2 if not config.supervised and config.symmetric == "stacked" else 1)  # of the part that has a graph
+    x = torch.empty(rows, 3, training.dataset.size, training.dataset.size, device="meta")
+    zeroth_order = config.algorithm == "mu_splitfed" and config.mu_splitfed.estimator != "first_order"
+    return client_memory(training.network.client, x, moments=len(Optimiser.of(config).moments), dtype=training.dtype,
+                         zeroth_order=zeroth_order, momentum_client=not config.supervised).to_dict()

@@ -31,6 +31,13 @@ def test_bytes_are_the_closed_form_and_labels_are_counted(algorithm: str, tmp_pa
     assert result["validation_knn"] is None
     assert 0 <= result["validation_accuracy"]["low"] <= result["validation_accuracy"]["accuracy"] <= 1
     assert result["virtual_seconds"] > 0
+    memory = result["client_memory_bytes"]
+    assert (memory is None) == (algorithm == "centralised")
+    if memory is not None:
+        trained = 0 if algorithm == "mu_splitfed" else 4 * result["client_parameters"]
+        assert (memory["parameters"], memory["optimiser_state"]) == (4 * result["client_parameters"],) * 2
+        assert memory["gradients"] == trained
+        assert (memory["saved_activations"] > 0) == (trained > 0)
     if algorithm != "centralised":
         assert result["bytes"]["up"]["label_up"] == 8 * result["bytes"]["up"]["act_up"] / 4 / 8 / 16 / 16  # of 8x16x16 numbers an image
 
