@@ -101,7 +101,8 @@ def run(config: Config, *, resume: bool = False, on_log: Callable[[str], None] |
 
 def _headline(training: Training) -> str:
     config, dataset = training.config, training.dataset
-    return (f"{config.algorithm} on {dataset.name} ({len(dataset.train)} training images of {dataset.size}x{dataset.size}), {config.arch} "
+    held = f"sentences of {dataset.size} tokens" if dataset.is_text else f"images of {dataset.size}x{dataset.size}"
+    return (f"{config.algorithm} on {dataset.name} ({len(dataset.train)} training {held}), {config.arch} "
             f"x{config.width:g} cut at {config.cut}, {config.cohort_size} of {config.clients} clients, B {config.batch_size}, "
             f"{config.rounds} rounds of {_span(training.lengths)} steps, {config.precision} on {training.device}\n"
             + describe(training.parts, dataset.train.labels))

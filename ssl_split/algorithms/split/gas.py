@@ -170,12 +170,12 @@ class GAS(SFLV1):
         if not bool(came.any()):
             return super()._serve(state, h, labels, places, came)
         client = int(state.cohort[places.start])
-        inputs = [h.detach().flatten(0, 1).requires_grad_()]
+        inputs = [h.detach().flatten(0, 1).requires_grad_(self.has_weights)]
         adjustment = self._log_shares(client) if self.options.adjust_logits else None
         losses, logits = self._differentiate(inputs, labels, WHOLE, adjustment=adjustment)
-        assert inputs[0].grad is not None
         self._buffer(state, h.flatten(0, 1).flatten(1), labels.flatten(), place=places.start)
-        return losses, logits, inputs[0].grad.view_as(h)
+        gradient = inputs[0].grad
+        return losses, logits, torch.zeros_like(h) if gradient is None else gradient.view_as(h)
 
     def _log_shares(self, client: int) -> Tensor:
         """log(P_k(y) + 1e-12), `(1, classes)`."""
