@@ -113,6 +113,7 @@ class GAS(SFLV1):
     def _join(self, state: State, place: int, wire: Channel) -> None:
         """The client at a place takes up the current W_c."""
         row, shared = slice(place, place + 1), state.trees["client.online"]
+        wire.clock.join(state.cohort[row])
         if self.has_weights:
             self.clients.load(row, wire.send_tree("model_down", Tree(shared.layout, shared.flat[None]), state.cohort[row]).flat)
             if self.lossy:
@@ -142,6 +143,7 @@ class GAS(SFLV1):
                 state.counters["models"] = 0
                 state.counters["versions"] += 1
         state.counters["handed_in"] += 1
+        wire.clock.leave(state.cohort[row])
         working = set(state.cohort.tolist())
         idle = [c for c in range(self.config.clients) if c not in working]
         if idle:

@@ -113,6 +113,7 @@ class SFLV1:
         """Order the cohort; nothing is averaged yet."""
         state.cohort, state.step_in_round, state.gathered = self.order(cohort, state.round), 0, True
         wire.clock.follow(cohort, wire.clock.now)
+        wire.clock.join(cohort[wire.delivery.present(cohort)])
         for half in ("client", "server"):
             state.trees[f"{half}.sum"].flat.zero_()
             state.tensors[f"{half}.entered"].zero_()
@@ -124,6 +125,7 @@ class SFLV1:
     def end_round(self, state: State, wire: Channel) -> None:
         """The averages become the next model."""
         wire.clock.meet(state.cohort)
+        wire.clock.leave(state.cohort)
         if self.has_weights:
             self._adopt(state, "client", self._client_lr(state))
         self._adopt(state, "server", self._rate(self.config.server_lr, state))
