@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d
 
-from ssl_split.data.images import normalise, to_float
-from ssl_split.data.imageset import Triple
+from ssl_split.data.imageset import Triple, normalise, to_float, to_input
 from ssl_split.models.split import Network
 
 KINDS = ("backbone", "projector", "smashed")
@@ -29,6 +28,8 @@ SMASHED_LIMIT = 4096
 """Numbers per image kept of smashed data; of ResNet-18's maps that is an 8x8 grid at cut 1 and 4x4 at cut 13."""
 PIXEL_SIDE = 64
 """Larger images are averaged to this side before they serve as the raw-pixel ruler."""
+BAG = 4096
+"""Numbers of a bag of words."""
 
 
 def extract(
@@ -47,7 +48,7 @@ def extract(
 
     Args:
         network: On any device, in any mode; it computes in eval mode, and its modes and buffers are as before afterwards.
-        images: uint8 `(n, 3, S, S)`.
+        images: uint8 `(n, 3, S, S)`, or token ids int32 `(n, L)`.
         kind: One of `KINDS`.
         mean, std: Channel constants of the normalisation in training.
         batch_size: Images per forward pass; it changes speed and memory only.
@@ -85,7 +86,7 @@ def extract(
 def _forward(network: Network, batch: Tensor, kind: str, mean: Triple, std: Triple, limit: int) -> Tensor:
     """Features `(B, d)` of one batch of uint8 images."""
     like = next(network.parameters())
-    x = normalise(to_float(batch.to(like.device), like.dtype), mean, std).contiguous(memory_format=torch.channels_last)
+    x = to_input(batch.to(like.device), mean, std, like.dtype)
     if kind == "backbone":
         return network.features(x)
     if kind == "projector":
@@ -134,17 +135,26 @@ def pool(smashed: Tensor, *, limit: int = SMASHED_LIMIT) -> Tensor:
     return smashed.flatten(1)  # (B, C, g, g) -> (B, C g g)
 
 
+def bag_of_words(ids: Tensor) -> Tensor:
+    """How often each token is in a sentence, `(n, L)` -> float32 `(n, BAG)`: logarithm of 1 + count, ids counted modulo `BAG`."""
+    counts = torch.zeros(len(ids), BAG)
+    counts.scatter_add_(1, ids.cpu().long() % BAG, torch.ones(ids.shape))
+    return counts.log1p_()
+
+
 def pixels(images: Tensor, *, mean: Triple, std: Triple, batch_size: int = 1024) -> Tensor:
-    """Normalised raw pixels, the ruler of all features.
+    """Normalised raw pixels, the ruler of all features; of sentences the bag of words.
 
     Args:
-        images: uint8 `(n, 3, S, S)`.
+        images: uint8 `(n, 3, S, S)`, or token ids int32 `(n, L)`.
         mean, std: Channel constants.
         batch_size: Images converted at a time.
 
     Returns:
-        float32 `(n, 3 s s)` on the CPU, s = min(S, `PIXEL_SIDE`).
+        float32 `(n, 3 s s)` on the CPU, s = min(S, `PIXEL_SIDE`); of sentences `(n, BAG)`.
     """
+    if images.dtype != torch.uint8:
+        return bag_of_words(images)
     side = min(images.shape[-1], PIXEL_SIDE)
     found = torch.empty(len(images), 3 * side * side)
     for start in range(0, len(images), batch_size):

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from probes import bench, classify, table
 from probes.bench import Bench, Common, Outcome, Subject
 from ssl_split import fields, rng
-from ssl_split.data.images import Dataset, normalise, to_float
+from ssl_split.data.images import Dataset
+from ssl_split.data.imageset import to_input
 from ssl_split.display import progress
 from ssl_split.fields import field
 from ssl_split.models.split import Network
@@ -87,7 +88,7 @@ class Tuned(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of un-augmented images."""
-        x = normalise(to_float(images), self.mean, self.std).contiguous(memory_format=torch.channels_last)
+        x = to_input(images, self.mean, self.std, torch.float32)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             logits: Tensor = self.top(self.network.features(x))
         return logits.float()

@@ -3,6 +3,9 @@
 A transfer of b bytes on client i takes latency + 8 b / rate_i, a computation FLOPs / speed_i. Every client has the time at which it is
 ready; messages and computations move it on, a barrier sets several to the latest
 of them. Which barriers there are is the algorithm's matter.
+
+A client is present from when it joins (a round begins for it) until it leaves (the round is over for all who share its barriers), and
+busy while it computes or transfers in between. For the rest of that time it waits: for other clients, for its turn, or for the server.
 """
 
 from __future__ import annotations
@@ -17,6 +20,12 @@ from ssl_split.rng import generator
 
 CELL_HERTZ, CELL_WATT, NOISE_DBM_PER_HERTZ = 10e6, 0.2, -174.0
 """Band, transmission power and noise density of the radio cell (GAS, arXiv 2409.01251, and its code)."""
+
+BUSY, PRESENT, SINCE = range(3)
+"""Rows of `Clock.presence`: busy seconds, seconds of rounds that are over, and when a client joined the round it is in."""
+
+OUTSIDE = -1.0
+"""Stands for the time of joining of a client that is not present."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +83,30 @@ def _spread(kind: str, spread: float, count: int, g: torch.Generator) -> Tensor:
     return torch.ones(count, dtype=torch.float64)
 
 
-class Clock:
-    """When each client is ready, in virtual seconds, and how much was computed. `ready` and `work` are the state's, and in checkpoints."""
+def absent(clients: int) -> Tensor:
+    """What `Clock.presence` starts from: nobody was busy or present, or is now; float64 `(3, N)`."""
+    made = torch.zeros(3, clients, dtype=torch.float64)
+    made[SINCE] = OUTSIDE
+    return made
 
-    def __init__(self, options: NetworkOptions, ready: Tensor, *, seed: int, active: int, work: Tensor | None = None) -> None:
+
+def waiting_shares(presence: Tensor, ready: Tensor) -> Tensor:
+    """1 - busy / present seconds of each client, float64 `(N,)`; nan for one that was never present.
+
+    Args:
+        presence: As a clock leaves it. Who is still present counts up to when it is ready.
+        ready: When each client is ready.
+    """
+    present = presence[PRESENT] + torch.where(presence[SINCE] == OUTSIDE, 0.0, ready - presence[SINCE])
+    return (1 - presence[BUSY] / present).clamp(min=0)  # 0 / 0 is nan; rounding may leave -1e-16
+
+
+class Clock:
+    """When each client is ready, in virtual seconds, how much was computed, and who waited how long. `ready`, `work` and `presence` are the
+    state's, and in checkpoints."""
+
+    def __init__(self, options: NetworkOptions, ready: Tensor, *, seed: int, active: int, work: Tensor | None = None,
+                 presence: Tensor | None = None) -> None:
         """
         Args:
             options: Devices, links and server.
@@ -85,9 +114,11 @@ class Clock:
             seed: The run's seed.
             active: Clients at work together.
             work: FLOPs so far of each client and, last, of the server, float64 `(N + 1,)`; None where nobody asks.
+            presence: Busy and present seconds so far, and when who is present joined (see `absent`); None where nobody asks.
         """
         self.options, self.ready = options, ready
         self.work = torch.zeros(len(ready) + 1, dtype=torch.float64) if work is None else work
+        self.presence = absent(len(ready)) if presence is None else presence
         self._seed, self._active = seed, active
         self._round, self._devices = 0, self._draw(0)
 
@@ -106,7 +137,7 @@ class Clock:
 
     def transfer(self, clients: Tensor, size_bytes: int, *, times: Tensor | int = 1) -> None:
         """A message of each client, in either direction, sent so many times."""
-        self.ready[clients] += times * (self.options.latency_seconds + 8 * size_bytes / self._devices.rate[clients])
+        self._spend(clients, times * (self.options.latency_seconds + 8 * size_bytes / self._devices.rate[clients]))
 
     def compute(self, clients: Tensor, flops: float, *, share: float | Tensor) -> None:
         """Work of each client.
@@ -118,12 +149,17 @@ class Clock:
                 time, whatever its FLOPs.
         """
         self.work[clients] += flops
-        if self.options.compute == "exponential":
+        if self.options.compute == "exponential" and len(clients):
             drawn = [torch.empty((), dtype=torch.float64).exponential_(generator=generator(self._seed, "network work", self._round, c))
                      for c in clients.tolist()]
-            self.ready[clients] += torch.stack(drawn) * self.options.compute_seconds * share
+            self._spend(clients, torch.stack(drawn) * self.options.compute_seconds * share)
         else:
-            self.ready[clients] += flops / self._devices.speed[clients]
+            self._spend(clients, flops / self._devices.speed[clients])
+
+    def _spend(self, clients: Tensor, seconds: Tensor) -> None:
+        """Time in which clients are busy; it counts as such while they are present."""
+        self.ready[clients] += seconds
+        self.presence[BUSY, clients] += torch.where(self.presence[SINCE, clients] == OUTSIDE, 0.0, seconds)
 
     def serve(self, clients: Tensor, flops: float) -> None:
         """Work of the server for each of these clients at once, who share it: each waits for all of it."""
@@ -143,4 +179,14 @@ class Clock:
     def follow(self, clients: Tensor, seconds: float) -> None:
         """These clients begin no earlier than that."""
         self.ready[clients] = self.ready[clients].clamp(min=seconds)
+
+    def join(self, clients: Tensor) -> None:
+        """These clients are present from when they are ready."""
+        self.presence[SINCE, clients] = self.ready[clients]
+
+    def leave(self, clients: Tensor) -> None:
+        """Those of these clients who are present are so until the last of all these is ready."""
+        here = clients[self.presence[SINCE, clients] != OUTSIDE]
+        self.presence[PRESENT, here] += self.ready[clients].max() - self.presence[SINCE, here]
+        self.presence[SINCE, here] = OUTSIDE
 

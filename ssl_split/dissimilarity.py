@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ssl_split import rng
-from ssl_split.data.imageset import ImageSet, Triple, normalise, to_float
+from ssl_split.data.imageset import ImageSet, Triple, to_input
 from ssl_split.models.split import Network
 
 BATCH = 128
@@ -59,7 +59,7 @@ def _gradients(network: nn.Module, halves: dict[str, list[nn.Parameter]], images
     found = [torch.zeros_like(p) for p in weights]
     assert images.labels is not None
     for start in range(0, len(images), BATCH):
-        x = normalise(to_float(images.images[start : start + BATCH].to(weights[0].device), weights[0].dtype), mean, std)
+        x = to_input(images.images[start : start + BATCH].to(weights[0].device), mean, std, weights[0].dtype)
         labels = images.labels[start : start + BATCH].to(weights[0].device)
         with torch.enable_grad():
             loss = functional.cross_entropy(network(x), labels, reduction="sum") / len(images)

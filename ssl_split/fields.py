@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import difflib
 import errno
+import importlib
 import os
 import sys
 import types
@@ -47,6 +48,18 @@ def field(
     if isinstance(default, type):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def extra(module: str, name: str) -> Any:
+    """A module of a package that comes with an extra of this one.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise ValueError(f"this needs the package {module.partition('.')[0]}: pip install 'ssl_split[{name}]'") from None
 
 
 def nearest(value: object, legal: Sequence[str]) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from ssl_split.algorithms.api import State
+from ssl_split.channel import KINDS
+from ssl_split.clock import BUSY, waiting_shares
 from ssl_split.config import RESULTS_VERSION
 from ssl_split.models.memory import client_memory
 from ssl_split.optim import Optimiser
@@ -37,7 +39,7 @@ def summarise(training: Training, state: State, *, images: int, seconds: float) 
         "collapse_std": at_syncs[-1].get("collapse_std"),
         **_traffic(training, state), **_sizes(training), "client_memory_bytes": _client_memory(training),
         "divergence": divergence if divergence["online_to_mean"] is not None else None,
-        **_work(state), "virtual_seconds": float(state.tensors["clock"].max()), "seconds": round(seconds, 2),
+        **_work(state), "virtual_seconds": float(state.tensors["clock"].max()), **waiting(state), "seconds": round(seconds, 2),
         "images_per_second": round(images / seconds, 2),
         "results_version": RESULTS_VERSION, "command": command_line(),
     }
@@ -56,6 +58,19 @@ def _work(state: State) -> dict[str, float]:
     worked = clients[clients > 0]
     return {"client_flops_most": float(clients.max()), "client_flops_mean": float(worked.mean()) if len(worked) else 0.0,
             "server_flops": server}
+
+
+def waiting(state: State) -> dict[str, float | None]:
+    """Which part of the virtual time of its rounds a client waits: the fastest one, and the mean over clients; None where nobody takes part
+    in rounds. The fastest is the one with the fewest busy seconds per message of smashed data (one in every local step), so that a
+    client does not count as fast because it has few images."""
+    presence = state.tensors["presence"]
+    shares, batches = waiting_shares(presence, state.tensors["clock"]), state.ledger.total[KINDS.index("act_up"), :, 0]
+    known = (~shares.isnan() & (batches > 0)).nonzero().flatten()
+    if len(known) == 0:
+        return {"waiting_share_fastest": None, "waiting_share_mean": None}
+    fastest = known[(presence[BUSY, known] / batches[known]).argmin()]
+    return {"waiting_share_fastest": float(shares[fastest]), "waiting_share_mean": float(shares[known].mean())}
 
 
 def _reached(lines: list[dict[str, Any]], target: float | None) -> dict[str, Any] | None:
@@ -120,7 +135,7 @@ def _client_memory(training: Training) -> dict[str, int] | None:
     if training.algorithm.centralised:
         return None
     rows = config.batch_size * (2 if not config.supervised and config.symmetric == "stacked" else 1)  # of the part that has a graph
-    x = torch.empty(rows, 3, training.dataset.size, training.dataset.size, device="meta")
+    x = torch.empty(rows, *training.network.input_shape, device="meta")
     zeroth_order = config.algorithm == "mu_splitfed" and config.mu_splitfed.estimator != "first_order"
     return client_memory(training.network.client, x, moments=len(Optimiser.of(config).moments), dtype=training.dtype,
                          zeroth_order=zeroth_order, momentum_client=not config.supervised).to_dict()

@@ -20,7 +20,7 @@ from ssl_split import resume as resuming
 from ssl_split import run as runs
 from ssl_split.algorithms.api import State
 from ssl_split.channel import Channel
-from ssl_split.clock import Clock
+from ssl_split.clock import Clock, absent
 from ssl_split.config import Config
 from ssl_split.data.partition import describe
 from ssl_split.delivery import Delivery
@@ -84,6 +84,7 @@ def run(config: Config, *, resume: bool = False, on_log: Callable[[str], None] |
         state = training.algorithm.init()
         state.tensors.setdefault("clock", torch.zeros(len(state.positions), dtype=torch.float64))
         state.tensors.setdefault("flops", torch.zeros(len(state.positions) + 1, dtype=torch.float64))
+        state.tensors.setdefault("presence", absent(len(state.positions)))
         if newest is not None:
             saved.load(newest, state)
         runs.cut_back(folder, step=state.step, round=state.round)
@@ -101,7 +102,8 @@ def run(config: Config, *, resume: bool = False, on_log: Callable[[str], None] |
 
 def _headline(training: Training) -> str:
     config, dataset = training.config, training.dataset
-    return (f"{config.algorithm} on {dataset.name} ({len(dataset.train)} training images of {dataset.size}x{dataset.size}), {config.arch} "
+    held = f"sentences of {dataset.size} tokens" if dataset.is_text else f"images of {dataset.size}x{dataset.size}"
+    return (f"{config.algorithm} on {dataset.name} ({len(dataset.train)} training {held}), {config.arch} "
             f"x{config.width:g} cut at {config.cut}, {config.cohort_size} of {config.clients} clients, B {config.batch_size}, "
             f"{config.rounds} rounds of {_span(training.lengths)} steps, {config.precision} on {training.device}\n"
             + describe(training.parts, dataset.train.labels))
@@ -118,7 +120,8 @@ def _loop(training: Training, state: State, saved: resuming.Checkpoints, stopped
         Images seen by this process.
     """
     config, algorithm, total = training.config, training.algorithm, training.total_steps
-    clock = Clock(config.network, state.tensors["clock"], seed=config.seed, active=config.cohort_size, work=state.tensors["flops"])
+    clock = Clock(config.network, state.tensors["clock"], seed=config.seed, active=config.cohort_size, work=state.tensors["flops"],
+                  presence=state.tensors["presence"])
     delivery = Delivery(config.loss, seed=config.seed)
     wire = Channel(config.wire, state.ledger, clock=clock, delivery=delivery)
     folder, start, seen = config.run_dir, time.monotonic(), 0

@@ -41,7 +41,7 @@ class Training:
         self.batch = batch
         local = local_steps(sizes, batch, local_epochs=config.local_epochs, steps=config.local_steps)
         self.images = self.dataset.train.images.to(self.device)
-        self.cost = cost(self.network, self.dataset.size)
+        self.cost = cost(self.network)
         setup = Setup(config, self.network, sizes, self.steps, self.device, self.dtype, local, self._label_counts(),
                       client_flops=2.0 * self.cost.client_macs, server_flops=2.0 * self.cost.server_macs)
         self.algorithm = ALGORITHMS[config.algorithm](setup)
@@ -84,10 +84,14 @@ class Training:
             draws.append(augment.draw(views * self.batch, generator(config.seed, *key)))
         state.positions[clients] += self.batch
         indices = torch.stack(taken)
-        picked = self.images[indices.to(self.device)].expand(views, -1, -1, -1, -1, -1)  # (views, A, B, C, H, W) uint8
+        chosen = self.images[indices.to(self.device)]  # (A, B, C, H, W) uint8, or (A, B, L) token ids
+        picked = chosen.expand(views, *chosen.shape)
         uniforms = torch.stack(draws).unflatten(1, (views, self.batch)).transpose(0, 1).flatten(0, 2)
-        made = augment.views(picked.flatten(0, 2), uniforms.to(self.device), config.augmentation, mean=self.dataset.mean,
-                             std=self.dataset.std, dtype=self.dtype)
+        if self.dataset.is_text:
+            made = picked.flatten(0, 2).to(self.dtype)
+        else:
+            made = augment.views(picked.flatten(0, 2), uniforms.to(self.device), config.augmentation, mean=self.dataset.mean,
+                                 std=self.dataset.std, dtype=self.dtype)
         labels = self.dataset.train.labels if config.supervised else None
         return Batch(made.unflatten(0, (views, len(clients), self.batch)).unbind(),
                      labels[indices].to(self.device) if labels is not None else None, places)

@@ -9,9 +9,9 @@ from functools import cached_property
 
 from ssl_split import rng
 from ssl_split.config import Config
-from ssl_split.data import embedded, folder, torchvision_sets
+from ssl_split.data import embedded, folder, sentences, torchvision_sets
 from ssl_split.data.imageset import ImageSet as ImageSet
-from ssl_split.data.imageset import Source, Triple, cut_off, stratified
+from ssl_split.data.imageset import Source, TextSet, Triple, cut_off, stratified
 from ssl_split.data.imageset import denormalise as denormalise
 from ssl_split.data.imageset import normalise as normalise
 from ssl_split.data.imageset import to_float as to_float
@@ -39,8 +39,13 @@ class Dataset:
     std: Triple
 
     @property
+    def is_text(self) -> bool:
+        """Whether the examples are sentences."""
+        return isinstance(self.train, TextSet)
+
+    @property
     def size(self) -> int:
-        """Pixels per side, S."""
+        """Pixels per side, S; tokens of a sentence, L."""
         return self.train.images.shape[-1]
 
     @cached_property
@@ -65,6 +70,7 @@ _SOURCES: dict[str, Callable[[Config, int], Source]] = {
     "mnist": torchvision_sets.load,
     "fashion_mnist": torchvision_sets.load,
     "imagefolder": folder.load,
+    "tsv": lambda config, size: sentences.load(config),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -34,14 +35,28 @@ class ImageSet:
     def __len__(self) -> int:
         return self.images.shape[0]
 
-    def select(self, indices: Tensor) -> ImageSet:
+    def select(self, indices: Tensor) -> Self:
         """The images at `indices` (int64, in that order), copied."""
-        return ImageSet(self.images[indices], None if self.labels is None else self.labels[indices])
+        return type(self)(self.images[indices], None if self.labels is None else self.labels[indices])
 
     def digests(self) -> list[str]:
         """A content hash of every image, for tests that two sets share none."""
         flat = self.images.cpu().contiguous().numpy()
         return [hashlib.blake2b(image.data, digest_size=16).hexdigest() for image in flat]
+
+
+@dataclass(frozen=True)
+class TextSet(ImageSet):
+    """Sentences of one split; everything that takes examples by index treats them as it does images.
+
+    Attributes:
+        images: Token ids, int32 (n, L), padded on the right.
+        labels: int64 (n,).
+    """
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.int32 or self.images.dim() != 2:
+            raise ValueError(f"token ids must be int32 (n, L), not {self.images.dtype} {tuple(self.images.shape)}")
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,14 @@ def normalise(x: Tensor, mean: Triple, std: Triple) -> Tensor:
 def denormalise(x: Tensor, mean: Triple, std: Triple) -> Tensor:
     """The inverse of `normalise`; values of a reconstruction may lie outside [0, 1]."""
     return x * _constants(std, x) + _constants(mean, x)
+
+
+def to_input(images: Tensor, mean: Triple, std: Triple, dtype: torch.dtype) -> Tensor:
+    """What a network takes: normalised floats of uint8 images (n, 3, S, S), in the memory order of the fastest convolutions; token ids
+    (n, L) as they are, as floats, which hold them exactly."""
+    if images.dtype != torch.uint8:
+        return images.to(dtype)
+    return normalise(to_float(images, dtype), mean, std).contiguous(memory_format=torch.channels_last)
 
 
 def resize(images: Tensor, size: int, *, chunk: int = 1024) -> Tensor:

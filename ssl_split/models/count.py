@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_split.config import Config
-from ssl_split.models.split import Network, build_units, join
+from ssl_split.models.split import Network, build_units, input_shape, join
 from ssl_split.models.units import legal_cuts, on_meta, trace
 
 
@@ -57,9 +57,9 @@ def macs(module: nn.Module, input_shape: tuple[int, ...]) -> int:
     return int(counter.get_total_flops()) // 4  # two operations in a multiply-add, two inputs
 
 
-def cost(network: Network, image_size: int) -> Cost:
+def cost(network: Network) -> Cost:
     """The cost of the cut that a network has."""
-    return _cost(network, macs(network.client, (3, image_size, image_size)), macs(network.server, network.smashed_shape))
+    return _cost(network, macs(network.client, network.input_shape), macs(network.server, network.smashed_shape))
 
 
 def costs(config: Config, image_size: int) -> list[Cost]:
@@ -71,7 +71,7 @@ def costs(config: Config, image_size: int) -> list[Cost]:
         ValueError: the architecture cannot be built for this image size, or nowhere with this bottleneck.
     """
     units = build_units(config, image_size)
-    shapes = trace(units, image_size)
+    shapes = trace(units, input_shape(config, image_size))
     each = [macs(unit.module, shape) for unit, shape in zip(units, shapes, strict=False)]  # once, not once for every cut
     rows = []
     problem: ValueError | None = None

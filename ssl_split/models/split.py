@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssl_split import rng
 from ssl_split.config import Config
-from ssl_split.models import heads, mobilenet, resnet, small, user, vgg, vit
+from ssl_split.models import heads, mobilenet, opt, resnet, small, user, vgg, vit
 from ssl_split.models.layers import initialise
 from ssl_split.models.units import Unit, legal_cuts, pool, trace, units_below
 
@@ -26,6 +26,7 @@ ARCHITECTURES: dict[str, Callable[[Config, int], list[Unit]]] = {
     "cnn4": small.cnn4,
     "mlp": small.mlp,
     "vit": vit.vit,
+    "opt": opt.opt,
 }
 WITH_BATCH_NORM = ("resnet18", "resnet34", "resnet50", "mobilenetv2", "vgg11", "vgg16")
 WITH_IMAGENET_STEM = ("resnet18", "resnet34", "resnet50", "mobilenetv2", "vit")
@@ -83,6 +84,7 @@ class Network(nn.Module):
         cut: 0, the label of a unit, or `full`.
         feature_dim: Pooled features.
         smashed_shape: What crosses the wire for one image: `(C, H, W)`, `(tokens, dim)` or `(d,)`.
+        input_shape: Of one image `(3, S, S)`, or of the token ids of a sentence `(L,)`.
         down, up: The two sides of the bottleneck.
 
     `build` makes one from a configuration.
@@ -92,13 +94,14 @@ class Network(nn.Module):
     bottleneck_up: nn.Module | None
 
     def __init__(self, units: Sequence[Unit], head: nn.Module, *, cut: int | str, feature_dim: int,
-                 smashed_shape: tuple[int, ...], down: nn.Module | None = None, up: nn.Module | None = None) -> None:
+                 smashed_shape: tuple[int, ...], input_shape: tuple[int, ...], down: nn.Module | None = None,
+                 up: nn.Module | None = None) -> None:
         super().__init__()
         self.units = nn.ModuleDict({str(i): unit.module for i, unit in enumerate(units)})
         self.head = head
         self.bottleneck_down, self.bottleneck_up = down, up
         self.cut, self.legal_cuts = cut, legal_cuts(units)
-        self.feature_dim, self.smashed_shape = feature_dim, smashed_shape
+        self.feature_dim, self.smashed_shape, self.input_shape = feature_dim, smashed_shape, input_shape
         self.unit_names = tuple(unit.name for unit in units)
         self.client_units = units_below(units, cut)
 
@@ -154,7 +157,12 @@ def build_units(config: Config, image_size: int) -> list[Unit]:
 def assemble(config: Config, *, image_size: int, classes: int = 0) -> Network:
     """The network of a configuration, the project's own parts still without memory (meta device); see `build`."""
     units = build_units(config, image_size)
-    return join(units, trace(units, image_size), config, classes=classes)
+    return join(units, trace(units, input_shape(config, image_size)), config, classes=classes)
+
+
+def input_shape(config: Config, size: int) -> tuple[int, ...]:
+    """What a network takes of one example: an image `(3, S, S)`, or token ids `(L,)`."""
+    return (size,) if config.dataset == "tsv" else (3, size, size)
 
 
 def join(units: Sequence[Unit], shapes: Sequence[tuple[int, ...]], config: Config, *, classes: int = 0) -> Network:
@@ -180,7 +188,7 @@ def join(units: Sequence[Unit], shapes: Sequence[tuple[int, ...]], config: Confi
         down, up, at_cut = _bottleneck(config, at_cut)
     if config.cut == "full":
         at_cut = (classes or config.head.out,)
-    return Network(units, head, cut=config.cut, feature_dim=features, smashed_shape=at_cut, down=down, up=up)
+    return Network(units, head, cut=config.cut, feature_dim=features, smashed_shape=at_cut, input_shape=shapes[0], down=down, up=up)
 
 
 def _bottleneck(config: Config, shape: tuple[int, ...]) -> tuple[nn.Module | None, nn.Module | None, tuple[int, ...]]:
@@ -203,7 +211,7 @@ def build(config: Config, *, image_size: int, classes: int = 0) -> Network:
 
     Args:
         config: `arch`, `width`, `norm`, `stem`, `cut`, `head`, `bottleneck` and `seed` are read.
-        image_size: Pixels per side.
+        image_size: Pixels per side, or tokens of a sentence.
         classes: Outputs of a linear classifier; 0 gives the projection head.
 
     Returns:
@@ -219,4 +227,6 @@ def build(config: Config, *, image_size: int, classes: int = 0) -> Network:
         if part is not None and any(tensor.is_meta for tensor in part.parameters()):
             part.to_empty(device="cpu")
             initialise(part, generator)
+    if config.arch == "opt":
+        opt.load_weights(network.units, config.text)
     return network

@@ -61,21 +61,21 @@ def on_meta(module: nn.Module, x: Tensor) -> Tensor:
     return out
 
 
-def trace(units: Sequence[Unit], image_size: int) -> list[tuple[int, ...]]:
-    """Shapes for one image: the image's own, then every unit's output.
+def trace(units: Sequence[Unit], input_shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Shapes for one image or sentence: its own, then every unit's output.
 
     Raises:
         ValueError: a unit does not run on what the one before gives.
     """
-    x = torch.empty(2, 3, image_size, image_size, device="meta")
+    x = torch.empty(2, *input_shape, device="meta")
     shapes: list[tuple[int, ...]] = [tuple(x.shape[1:])]
     for number, unit in enumerate(units, 1):
         try:
             x = on_meta(unit.module, x)
         except Exception as error:  # whatever a user's module may raise
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise ValueError(f"unit {number} ({unit.name}) does not run on {shapes[-1]}, which it gets for images of "
-                             f"{image_size} pixels: {lines[0]}") from error
+            given = f"images of {input_shape[-1]} pixels" if len(input_shape) == 3 else f"sentences of {input_shape[0]} tokens"
+            raise ValueError(f"unit {number} ({unit.name}) does not run on {shapes[-1]}, which it gets for {given}: {lines[0]}") from error
         if not isinstance(x, Tensor) or x.dim() not in (2, 3, 4) or x.shape[0] != 2:
             got = f"shape {tuple(x.shape)} for a batch of 2" if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"unit {number} ({unit.name}) returns {got}: "

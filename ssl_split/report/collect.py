@@ -12,8 +12,12 @@ from typing import Any
 import yaml
 
 from ssl_split.files import read_json
+from ssl_split.traffic import MIB
 
 FINISHED, UNFINISHED, MISSING, DAMAGED = "finished", "unfinished", "missing", "damaged"
+
+REACHED = ("rounds", "mib", "virtual_seconds")
+"""What it can take to reach a target accuracy; MiB are those of all clients."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,13 @@ class Run:
     def number(self, *keys: str) -> float | None:
         """A number of the run's result."""
         return number(self.result, *keys)
+
+    def reached(self, what: str) -> float | None:
+        """One of `REACHED` when validation first came to the target accuracy; None where none was set, or it never did."""
+        if what == "mib":
+            sent = self.number("reached", "bytes")
+            return None if sent is None else sent / MIB
+        return self.number("reached", what)
 
     def of(self, kind: str) -> list[Outcome]:
         """Its probes or its attacks."""

@@ -1,21 +1,64 @@
-"""Learning and divergence curves, one panel per algorithm, one line per cut."""
+"""Learning and divergence curves: one panel per algorithm, one line per cut; against bytes or time the other way round where there are
+fewer cuts than algorithms, since then it is algorithms that are compared."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from matplotlib.ticker import LogLocator
+
 from ssl_split.report.collect import Run, number
-from ssl_split.report.draw import DASHES, MARKERS, Drawing, canvas, finish, heading, legend, looks, shades
+from ssl_split.report.draw import DASHES, MARKERS, Drawing, Look, canvas, finish, heading, legend, looks, shades
 from ssl_split.report.table import Study, depth
+from ssl_split.traffic import MIB
 
 POINTS = 120
 """Most points of a line: more would not be seen."""
 
 PANELS = 4
 """Most panels side by side."""
+
+SAME = 0.01
+"""Relative difference up to which bytes or seconds per round count as the same everywhere."""
+
+FAR = 10
+"""How many times further one line has to go than another for a logarithmic axis."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What a curve is drawn against.
+
+    Attributes:
+        key: Of the lines of metrics; empty for the round, which follows from the step.
+        name: In the names of files.
+        label: Beside the axis.
+        title: In the figure's title.
+        unit: Of the label, in those of the metrics.
+    """
+
+    key: str
+    name: str
+    label: str
+    title: str
+    unit: float = 1.0
+
+
+ROUND = Axis("", "round", "round", "during training")
+SENT = Axis("bytes", "mib", "MiB sent, all clients", "against MiB sent", MIB)
+TIME = Axis("virtual_seconds", "seconds", "virtual seconds", "against virtual time")
+
+VALIDATIONS = (("validation_accuracy", "Accuracy on validation images", "accuracy (%)", "The run's own classifier. "),
+               ("validation_knn", "kNN accuracy on validation images", "kNN accuracy (%)", ""))
+"""What is also drawn against bytes and time: key, title, label of the axis, how it came about."""
+
+
+_MEANING = {"round": "", "mib": "Every encoded byte of all clients, up and down, until then (mean over seeds). ",
+            "seconds": "Time on the devices and links of the configuration until then (mean over seeds). "}
 
 
 def draw(study: Study, folder: Path) -> list[Drawing]:
@@ -26,12 +69,9 @@ def draw(study: Study, folder: Path) -> list[Drawing]:
             "compare, nor with cross-entropy.")),
         _curves(study, folder, "train_accuracy", title="Accuracy on training batches", label="accuracy (%)", scale=100, caption=(
             "Of supervised runs, images as trained on (random views), mean since the line before.")),
-        _curves(study, folder, "validation_accuracy", title="Accuracy on validation images during training", label="accuracy (%)",
-                scale=100, caption=(
-                    "The run's own classifier. Monitoring only: the accuracy of the table comes from the test images, once.")),
-        _curves(study, folder, "validation_knn", title="kNN accuracy on validation images during training",
-                label="kNN accuracy (%)", scale=100,
-                caption="Monitoring only: the accuracy of the table comes from the test images, once."),
+        *(_curves(study, folder, name, title=f"{title} {axis.title}", label=label, scale=100, axis=axis, caption=(
+            f"{origin}{_MEANING[axis.name]}Monitoring only: the accuracy of the table comes from the test images, once."))
+          for name, title, label, origin in VALIDATIONS for axis in (ROUND, SENT, TIME)),
         *(_curves(study, folder, f"gradient_divergence_{half}", title=f"Gradient divergence of the {half} half",
                   label="gradient divergence", caption=(
                       "Mean over clients of the distance between a client's gradient and that of all, at the averaged model."))
@@ -48,8 +88,13 @@ def draw(study: Study, folder: Path) -> list[Drawing]:
     return [d for d in made if d is not None]
 
 
-def line(run: Run, name: str) -> list[tuple[float, float]]:
-    """A metric over training: round (fractions where a round has several syncs) and value."""
+def line(run: Run, name: str, axis: Axis = ROUND) -> list[tuple[float, float]]:
+    """A metric over training: round (fractions where a round has several syncs), or another axis, and value. Empty where the axis stays at
+    0, as bytes do without clients."""
+    if axis.key:
+        points = [(at / axis.unit, value) for m in run.metrics
+                  if (value := _metric(m, name)) is not None and (at := number(m, axis.key)) is not None]
+        return points if any(at > 0 for at, _ in points) else []
     steps = [(m, value) for m in run.metrics if (value := _metric(m, name)) is not None and number(m, "step") is not None]
     total = max((number(m, "step") or 0.0 for m in run.metrics), default=0.0)
     rounds = run.number("rounds") or max((number(m, "round") or 0.0 for m in run.metrics), default=0.0) or 1.0
@@ -61,9 +106,10 @@ def _metric(values: Mapping[str, Any], name: str) -> float | None:
     return number(values, name) if not isinstance(values.get(name), Mapping) else number(values, name, "accuracy")
 
 
-def mean_line(runs: Sequence[Run], name: str) -> tuple[list[float], list[float], list[float], list[float]]:
-    """Mean, lowest and highest over seeds where all of them have a value, thinned to `POINTS` by averaging neighbours."""
-    lines = [found for run in runs if (found := line(run, name))]
+def mean_line(runs: Sequence[Run], name: str, axis: Axis = ROUND) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Place, mean, lowest and highest over seeds where all of them have a value, thinned to `POINTS` by averaging neighbours. The n-th
+    values of all seeds belong together; their place is the mean of theirs."""
+    lines = [found for run in runs if (found := line(run, name, axis))]
     if not lines:
         return [], [], [], []
     length = min(map(len, lines))
@@ -72,40 +118,64 @@ def mean_line(runs: Sequence[Run], name: str) -> tuple[list[float], list[float],
     for start in range(0, length, size):
         parts = [seed[start : min(start + size, length)] for seed in lines]
         values = [fmean(v for _, v in part) for part in parts]
-        x.append(fmean(at for at, _ in parts[0]))
+        x.append(fmean(at for part in parts for at, _ in part))
         mean.append(fmean(values))
         low.append(min(values))
         high.append(max(values))
     return x, mean, low, high
 
 
-def _curves(study: Study, folder: Path, name: str, *, title: str, label: str, caption: str, scale: float = 1.0,
-            log: bool = False) -> Drawing | None:
-    series = [s for s in study.series if any(line(run, name) for g in study.groups if g.series == s for run in g.runs)]
-    if not series:
+def rescaled(study: Study, name: str, axis: Axis) -> bool:
+    """Whether the axis is the round in another unit: as many bytes or seconds to a round in every run and at every time."""
+    rates = [at / (ended + 1) for run in study.runs if line(run, name, axis) for m in run.metrics if _metric(m, name) is not None
+             and (at := number(m, axis.key)) is not None and (ended := number(m, "round")) is not None]
+    return not rates or max(rates) <= (1 + SAME) * min(rates)
+
+
+def _curves(study: Study, folder: Path, name: str, *, title: str, label: str, caption: str, scale: float = 1.0, log: bool = False,
+            axis: Axis = ROUND) -> Drawing | None:
+    drawn = [g for g in study.groups if any(line(run, name, axis) for run in g.runs)]
+    if not drawn or (axis is not ROUND and rescaled(study, name, axis)):
         return None
-    cuts = sorted({g.cut for g in study.groups}, key=depth)
-    colors = dict(zip(cuts, shades(len(cuts)), strict=True))
-    shown = series[:PANELS]
-    figure, panels = canvas(max(4.4, 3.3 * len(shown)), 3.5, len(shown), share_y=True)
+    series, cuts = [s for s in study.series if any(g.series == s for g in drawn)], study.cuts
+    across = axis is not ROUND and len(cuts) < len(series)  # panels are cuts, lines are algorithms
+    panels_of: list[Any] = [c for c in cuts if any(g.cut == c for g in drawn)] if across else series
+    styles: Mapping[Any, Look] = looks(study.series) if across else _looks(cuts)
+    shown = panels_of[:PANELS]
+    figure, panels = canvas(max(4.4, 3.3 * len(shown)), 3.5, len(shown), share_x=axis is not ROUND, share_y=True)
+    ends = []
     for panel, one in zip(panels, shown, strict=True):
-        for group in (g for g in study.groups if g.series == one):
-            x, mean, low, high = mean_line(group.runs, name)
-            if not x:
-                continue
-            index, color = cuts.index(group.cut), colors[group.cut]
-            panel.plot(x, [scale * v for v in mean], color=color, linestyle=DASHES[index % 4], marker=MARKERS[index % 9], markersize=4,
-                       markevery=max(len(x) // 6, 1), linewidth=1.3, label=f"cut {group.cut}")
+        for group in (g for g in drawn if (g.cut if across else g.series) == one):
+            x, mean, low, high = mean_line(group.runs, name, axis)
+            look = styles[group.series if across else group.cut]
+            ends.append(x[-1])
+            panel.plot(x, [scale * v for v in mean], color=look.color, linestyle=look.dash, marker=look.marker, markersize=4,
+                       markevery=max(len(x) // 6, 1), linewidth=1.3, label=group.series if across else f"cut {group.cut}")
             if len(group.runs) > 1:
-                panel.fill_between(x, [scale * v for v in low], [scale * v for v in high], color=color, alpha=0.15, linewidth=0)
-        heading(panel, one)
-        panel.set_xlabel("round")
+                panel.fill_between(x, [scale * v for v in low], [scale * v for v in high], color=look.color, alpha=0.15, linewidth=0)
+        heading(panel, f"cut {one}" if across else one)
+        panel.set_xlabel(axis.label)
         if log:
             panel.set_yscale("log")
+    if axis is not ROUND and max(ends) > FAR * min(ends):
+        panels[0].set_xscale("log")
+        panels[0].xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        panels[0].xaxis.set_major_formatter("{x:g}")
+        panels[0].xaxis.set_minor_formatter("")
     panels[0].set_ylabel(label)
-    _legend(figure, panels)
-    more = f" {len(series) - PANELS} further settings are not drawn." if len(series) > PANELS else ""
-    return finish(figure, folder, name=f"curve-{name.replace('_', '-')}", title=title, caption=caption + more)
+    if across:
+        legend(figure, panels)
+    else:
+        _legend(figure, panels)
+    left = len(panels_of) - len(shown)
+    more = f" {left} further {'cuts' if across else 'settings'} are not drawn." if left else ""
+    file = f"curve-{name.replace('_', '-')}" + ("" if axis is ROUND else f"-{axis.name}")
+    return finish(figure, folder, name=file, title=title, caption=caption + more)
+
+
+def _looks(cuts: Sequence[int | str]) -> dict[Any, Look]:
+    """A look for every cut."""
+    return {cut: Look(color, MARKERS[i % 9], DASHES[i % 4]) for i, (cut, color) in enumerate(zip(cuts, shades(len(cuts)), strict=True))}
 
 
 def _legend(figure: Any, panels: Sequence[Any]) -> None:

@@ -93,11 +93,11 @@ def shades(count: int) -> list[Any]:
     return [ramp(0.12 + 0.72 * (i / max(count - 1, 1))) for i in range(count)]
 
 
-def canvas(width: float, height: float, columns: int = 1, *, share_y: bool = False) -> tuple[Figure, list[Any]]:
+def canvas(width: float, height: float, columns: int = 1, *, share_x: bool = False, share_y: bool = False) -> tuple[Figure, list[Any]]:
     """A figure, sizes in inches, and its panels; to be called inside `style()`."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(1, columns, squeeze=False, sharey=share_y)[0])
+    return figure, list(figure.subplots(1, columns, squeeze=False, sharex=share_x, sharey=share_y)[0])
 
 
 def legend(figure: Figure, panels: Sequence[Any], *, columns: int = 2) -> None:

@@ -6,7 +6,7 @@ import base64
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,18 @@ COLUMNS = (
     Column("untrained_ssim", "ratio", "untrained", ATTACK, ruler=True),
 )
 
+TARGET = "To the target accuracy"
+COSTS = (
+    Column("virtual_seconds", "large", "seconds", "Virtual time"),
+    Column("waiting_share_fastest", "percent", "fastest client waits", "Virtual time"),
+    Column("client_flops_mean", "giga", "client, mean", "GFLOPs"),
+    Column("server_flops", "giga", "server", "GFLOPs"),
+    Column("reached_rounds", "large", "rounds", TARGET),
+    Column("reached_mib", "mib", "MiB, all clients", TARGET),
+    Column("reached_virtual_seconds", "large", "virtual seconds", TARGET),
+)
+"""Columns of the second table: what the training took."""
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -66,9 +78,9 @@ class Picture:
     link: str
 
 
-def columns(study: Study) -> list[Column]:
+def columns(study: Study, among: Sequence[Column] = COLUMNS) -> list[Column]:
     """The columns for which some group has a number."""
-    return [c for c in COLUMNS if any(c.key in g.values for g in study.groups)]
+    return [c for c in among if any(c.key in g.values for g in study.groups)]
 
 
 def parts(shown: list[Column]) -> list[tuple[str, int]]:
@@ -80,6 +92,11 @@ def parts(shown: list[Column]) -> list[tuple[str, int]]:
 def anchor(group: Group, value: Value) -> str:
     """Where a number leads: to its run, or to the list of its runs."""
     return value.parts[0][0] if value.n == 1 else group.anchor
+
+
+def targets(study: Study) -> list[float]:
+    """The target accuracies that were set, lowest first."""
+    return sorted({float(t) for run in study.runs if isinstance(t := run.config.get("target_accuracy"), int | float)})
 
 
 def seed_value(group: Group, key: str, run: Run) -> float | None:
@@ -145,10 +162,11 @@ def code(value: object) -> str:
 
 def context(study: Study, drawings: list[Drawing], out: Path) -> dict[str, Any]:
     """What both templates are given."""
-    shown = columns(study)
+    shown, costs = columns(study), columns(study, COSTS)
     exceptions = [(g, said) for g in study.groups if (said := verdicts.verdict(g))]
     return {
         "study": study, "groups": study.groups, "runs": study.runs, "columns": shown, "parts": parts(shown), "drawings": drawings,
+        "costs": costs, "cost_parts": parts(costs), "targets": targets(study), "target_part": TARGET,
         "sentences": verdicts.sentences(study), "exceptions": exceptions, "flags": flags(study), "pictures": pictures(study, out),
         "problems": [g for g in study.groups if g.problems], "attack_column": next((c.key for c in shown if c.part == ATTACK), None),
         "settings": any(g.setting for g in study.groups), "monitor": study.accuracy in MONITORS.values(), "anchor": anchor,
@@ -163,6 +181,7 @@ def html(study: Study, drawings: list[Drawing], out: Path) -> str:
     """The page. Every text is escaped; only the report's own drawings and style sheet are markup."""
     made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
                        lstrip_blocks=True)
+    made.filters.update(percent=text.percent)
     values = context(study, drawings, out)
     values["style"] = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
     values["svg"] = {d.name: Markup(d.svg) for d in drawings}
@@ -173,5 +192,5 @@ def as_markdown(study: Study, drawings: list[Drawing], out: Path) -> str:
     """The Markdown file; texts go through the filters `md` and `code`."""
     made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=False, undefined=StrictUndefined, trim_blocks=True,
                        lstrip_blocks=True)
-    made.filters.update(md=markdown, code=code)
+    made.filters.update(md=markdown, code=code, percent=text.percent)
     return made.get_template("report.md.j2").render(context(study, drawings, out))

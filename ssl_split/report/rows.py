@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from ssl_split.files import replace_file
-from ssl_split.report.collect import Job, Outcome, Run
+from ssl_split.report.collect import REACHED, Job, Outcome, Run
 from ssl_split.report.table import Study, strongest
 
 RUN_COLUMNS = ("run", "algorithm", "cut", "seed", "dataset", "setting", "state", "reason")
 TRAINING = ("steps", "rounds", "loss", "train_accuracy", "collapse_std", "mib_per_client", "mib_per_client_closed_form",
             "mib_per_client_published_formula", "client_parameters", "server_parameters", "client_macs_per_image", "server_macs_per_image",
-            "seconds", "images_per_second", "results_version")
+            "seconds", "images_per_second", "virtual_seconds", "waiting_share_fastest", "waiting_share_mean", "client_flops_mean",
+            "client_flops_most", "server_flops", "results_version")
+TARGET = ("target_accuracy", *(f"reached_{name}" for name in REACHED))
 DIVERGENCE = ("online_to_mean", "momentum_to_mean", "online_to_momentum")
 OUTCOME = ("kind", "name", "label", "outcome_state", "outcome_reason")
 PROBE = ("features", "accuracy", "low", "high", "test_images")
@@ -24,7 +26,7 @@ RULERS = ("raw_pixels", "untrained")
 ATTACK = ("mse", "psnr", "psnr_of_mean_mse", "ssim", "r2", "ssim_gain", "blind_mse", "blind_ssim", "untrained_mse", "untrained_ssim",
           "untrained_r2", "validation_mse", "targets", "aux", "budget")
 SCORES = ("mse", "ssim", "r2")
-COLUMNS = (*RUN_COLUMNS, *TRAINING, *DIVERGENCE, "validation_knn", "validation_accuracy", *OUTCOME, *PROBE,
+COLUMNS = (*RUN_COLUMNS, *TRAINING, *TARGET, *DIVERGENCE, "validation_knn", "validation_accuracy", *OUTCOME, *PROBE,
            *(f"{r}_{k}" for r in RULERS for k in ("accuracy", "low", "high")), *ATTACK,
            *(f"{s}_{end}" for s in SCORES for end in ("low", "high")), "attacker_seeds", "strongest", "options", "directory")
 
@@ -55,6 +57,7 @@ def _run(run: Run, setting: str) -> dict[str, Any]:
     known: dict[str, Any] = {"run": run.name, "algorithm": run.algorithm, "cut": run.cut, "seed": run.seed,
                              "dataset": run.config.get("dataset"), "setting": setting, "state": run.state, "reason": run.reason}
     known |= {k: run.result.get(k) for k in TRAINING}
+    known |= {"target_accuracy": run.config.get("target_accuracy")} | {f"reached_{k}": run.reached(k) for k in REACHED}
     known |= {k: run.number("divergence", k) for k in DIVERGENCE}
     known |= {k: run.number(k, "accuracy") for k in ("validation_knn", "validation_accuracy")}
     return known | {"directory": str(run.directory)}

@@ -11,7 +11,7 @@ from typing import Any
 
 from probes.statistics import summarise
 from ssl_split.config import UNFINGERPRINTED
-from ssl_split.report.collect import FINISHED, Collection, Outcome, Run
+from ssl_split.report.collect import FINISHED, REACHED, Collection, Outcome, Run
 
 BOUNDS = ("blind", "oracle")
 """Attacks that are yardsticks, not attackers: never chosen as the strongest."""
@@ -203,8 +203,11 @@ def _group(anchor: str, key: _Key, runs: list[Run], accuracy: str | None) -> Gro
     chosen = [(run, found) for run in runs if (found := strongest(run)) is not None]
     values: dict[str, Value | None] = {}
     for name in ("mib_per_client", "mib_per_client_closed_form", "mib_per_client_published_formula", "client_parameters",
-                 "client_macs_per_image", "server_parameters", "server_macs_per_image", "loss", "collapse_std", "seconds"):
+                 "client_macs_per_image", "server_parameters", "server_macs_per_image", "loss", "collapse_std", "seconds",
+                 "virtual_seconds", "waiting_share_fastest", "client_flops_mean", "server_flops"):
         values[name] = summary([(run, run.number(name), None) for run in runs])
+    for name in REACHED:
+        values[f"reached_{name}"] = summary([(run, run.reached(name), None) for run in runs])
     for name in ("online_to_mean", "momentum_to_mean", "online_to_momentum"):
         values[name] = summary([(run, run.number("divergence", name), None) for run in runs])
     values |= _accuracies(runs, accuracy)

@@ -44,7 +44,17 @@ def plain(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.4g}"
 
 
-FORMATS = {"percent": percent, "score": score, "ratio": ratio, "mib": mib, "count": count, "plain": plain}
+def large(value: float | None) -> str:
+    """A quantity that may be large: four significant digits, whole from a thousand on."""
+    return NOTHING if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def giga(value: float | None) -> str:
+    """In units of 1e9, as a quantity that may be large."""
+    return NOTHING if value is None else large(value / 1e9)
+
+
+FORMATS = {"percent": percent, "score": score, "ratio": ratio, "mib": mib, "count": count, "plain": plain, "large": large, "giga": giga}
 
 
 def spread(value: Value, style: str) -> list[str]:

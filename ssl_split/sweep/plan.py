@@ -266,7 +266,7 @@ def _cells(base: str, fixed: Mapping[str, Any], axes: Mapping[str, tuple[Any, ..
 def _assemble(config: Config) -> None:
     from ssl_split.models.split import assemble  # torch is slow to import, and only this check needs it
 
-    assemble(config, image_size=config.image_size or 32)
+    assemble(config, image_size=config.text.tokens if config.dataset == "tsv" else config.image_size or 32)
 
 
 def check_network(config: Config) -> None:
@@ -276,7 +276,8 @@ def check_network(config: Config) -> None:
         ValueError: it names the legal cuts.
     """
     known = Config()
-    same = {name: getattr(config, name) for name in ("arch", "width", "norm", "stem", "head", "cut", "bottleneck", "image_size")}
+    same = {name: getattr(config, name) for name in ("arch", "width", "norm", "stem", "head", "cut", "bottleneck", "image_size", "text")}
+    same["dataset"] = "tsv" if config.dataset == "tsv" else known.dataset
     _assemble(dataclasses.replace(known, **same))
 
 

@@ -12,7 +12,7 @@ from ssl_split import config as configuration
 from ssl_split.algorithms.api import Algorithm, Batch, Setup, State
 from ssl_split.algorithms.table import ALGORITHMS
 from ssl_split.channel import Channel
-from ssl_split.clock import Clock
+from ssl_split.clock import Clock, absent
 from ssl_split.config import Config
 from ssl_split.delivery import Delivery
 from ssl_split.models.split import Network, build
@@ -62,7 +62,8 @@ class Trial:
         self.state: State = self.algorithm.init()
         ready = self.state.tensors.setdefault("clock", torch.zeros(len(self.state.positions), dtype=torch.float64))
         work = self.state.tensors.setdefault("flops", torch.zeros(len(ready) + 1, dtype=torch.float64))
-        clock = Clock(self.config.network, ready, seed=self.config.seed, active=self.config.cohort_size, work=work)
+        presence = self.state.tensors.setdefault("presence", absent(len(ready)))
+        clock = Clock(self.config.network, ready, seed=self.config.seed, active=self.config.cohort_size, work=work, presence=presence)
         self.delivery = Delivery(self.config.loss, seed=self.config.seed)
         self.wire = Channel(self.config.wire, self.state.ledger, clock=clock, delivery=self.delivery)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ssl_split import config as configuration
-from ssl_split.clock import Clock, cell_rate, draw_devices
+from ssl_split.clock import BUSY, PRESENT, Clock, cell_rate, draw_devices, waiting_shares
 from ssl_split.config import NetworkOptions
 
 EVERYBODY = torch.arange(2)
@@ -39,6 +39,30 @@ def test_a_server_that_is_done_before_the_clients_costs_nothing() -> None:
     made.ready[:] = 5.0
     made.serve_since(EVERYBODY, 1.0, 1e6)  # 2 clients x 1 s from second 1 on
     assert made.ready.tolist() == [5.0, 5.0]
+
+
+def test_busy_and_present_seconds_by_hand() -> None:
+    """The first joins at second 0, the second at 4; both leave when the later one is ready, and nobody is charged before or after."""
+    made = clock(latency_seconds=1.0, link_bits_per_second=8.0, compute_flops=2.0, server_flops=1.0)
+    made.transfer(EVERYBODY[1:], 3)  # 4 s, before it joins
+    made.join(EVERYBODY)
+    made.compute(EVERYBODY, 4.0, share=1.0)  # 2 s: ready at 2 and 6
+    made.transfer(EVERYBODY, 0, times=torch.tensor([3, 0]))  # three attempts of 1 s, and none: ready at 5 and 6
+    made.meet(EVERYBODY)
+    made.serve(EVERYBODY[:1], 4.0)  # the first waits for the server until second 10
+    torch.testing.assert_close(waiting_shares(made.presence, made.ready), torch.tensor([1 - 5 / 10, 1 - 2 / 2], dtype=torch.float64))
+    made.leave(EVERYBODY)
+    made.transfer(EVERYBODY, 100)
+    made.leave(EVERYBODY)  # who is not present does not leave
+    assert made.presence[[BUSY, PRESENT]].tolist() == [[5.0, 2.0], [10.0, 6.0]]
+    torch.testing.assert_close(waiting_shares(made.presence, made.ready), torch.tensor([1 / 2, 2 / 3], dtype=torch.float64))
+    assert bool(waiting_shares(clock().presence, clock().ready).isnan().all())
+
+
+def test_random_times_of_nobody() -> None:
+    made = clock(compute="exponential")
+    made.compute(EVERYBODY[:0], 1.0, share=1.0)
+    assert made.now == 0.0
 
 
 def test_speeds_and_rates_of_different_clients() -> None:

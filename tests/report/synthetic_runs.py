@@ -78,6 +78,23 @@ def result(config: Config) -> dict[str, Any]:
     }
 
 
+def add_costs(run: Path, *, seconds: float, mib: float, waits: float | None = 0.25, reached: bool | None = None) -> None:
+    """Virtual seconds and MiB of every round, in metrics and result; a target accuracy of 0.45 where it matters whether it was reached."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        if "validation_knn" in line:
+            line |= {"virtual_seconds": seconds * (line["round"] + 1), "bytes": int(mib * 2**20) * (line["round"] + 1)}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    hit = {"target": 0.45, "accuracy": 0.45, "rounds": 6, "steps": 50, "bytes": 6 * int(mib * 2**20), "virtual_seconds": 6 * seconds}
+    values = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    write_json(run / "result.json", values | {
+        "virtual_seconds": 11 * seconds, "waiting_share_fastest": waits, "waiting_share_mean": waits and waits / 2,
+        "client_flops_mean": 2.5e9, "client_flops_most": 3e9, "server_flops": 4.2e12, "reached": hit if reached else None})
+    if reached is not None:
+        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        (run / "config.yaml").write_text(yaml.safe_dump(config | {"target_accuracy": 0.45}), encoding="utf-8")
+
+
 def rate(value: float, images: int = 10_000) -> dict[str, float]:
     """An accuracy with a symmetric interval of one per cent to either side."""
     return {"accuracy": value, "low": value - 0.01, "high": value + 0.01, "test_images": images}

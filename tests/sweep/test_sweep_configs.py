@@ -11,7 +11,8 @@ from ssl_split.sweep.jobs import jobs
 
 FOLDER = Path(__file__).parents[2] / "configs" / "sweeps"
 SIZES = {"quick": (12, 36), "photos": (5, 15), "privacy_utility": (54, 432), "cuts_short": (10, 50), "factors_short": (10, 30),
-         "smofi_short": (45, 90)}
+         "smofi_short": (45, 90), "smofi_staleness": (12, 24), "minibatch_short": (63, 126), "gas_short": (36, 72),
+         "mu_splitfed_short": (36, 72), "lost_messages_short": (8, 24)}
 """Name -> trainings, jobs."""
 
 

@@ -38,7 +38,11 @@ def test_bytes_are_the_closed_form_and_labels_are_counted(algorithm: str, tmp_pa
         assert (memory["parameters"], memory["optimiser_state"]) == (4 * result["client_parameters"],) * 2
         assert memory["gradients"] == trained
         assert (memory["saved_activations"] > 0) == (trained > 0)
-    if algorithm != "centralised":
+    if algorithm == "centralised":
+        assert result["waiting_share_fastest"] is result["waiting_share_mean"] is None
+    else:
+        assert 0 < result["waiting_share_fastest"] < 1
+        assert 0 < result["waiting_share_mean"] < 1
         assert result["bytes"]["up"]["label_up"] == 8 * result["bytes"]["up"]["act_up"] / 4 / 8 / 16 / 16  # of 8x16x16 numbers an image
 
 

@@ -113,6 +113,7 @@ class GAS(SFLV1):
     def _join(self, state: State, place: int, wire: Channel) -> None:
         """The client at a place takes up the current W_c."""
         row, shared = slice(place, place + 1), state.trees["client.online"]
+        wire.clock.join(state.cohort[row])
         if self.has_weights:
             self.clients.load(row, wire.send_tree("model_down", Tree(shared.layout, shared.flat[None]), state.cohort[row]).flat)
             if self.lossy:
@@ -142,6 +143,7 @@ class GAS(SFLV1):
                 state.counters["models"] = 0
                 state.counters["versions"] += 1
         state.counters["handed_in"] += 1
+        wire.clock.leave(state.cohort[row])
         working = set(state.cohort.tolist())
         idle = [c for c in range(self.config.clients) if c not in working]
         if idle:
@@ -170,12 +172,12 @@ class GAS(SFLV1):
         if not bool(came.any()):
             return super()._serve(state, h, labels, places, came)
         client = int(state.cohort[places.start])
-        inputs = [h.detach().flatten(0, 1).requires_grad_()]
+        inputs = [h.detach().flatten(0, 1).requires_grad_(self.has_weights)]
         adjustment = self._log_shares(client) if self.options.adjust_logits else None
         losses, logits = self._differentiate(inputs, labels, WHOLE, adjustment=adjustment)
-        assert inputs[0].grad is not None
         self._buffer(state, h.flatten(0, 1).flatten(1), labels.flatten(), place=places.start)
-        return losses, logits, inputs[0].grad.view_as(h)
+        gradient = inputs[0].grad
+        return losses, logits, torch.zeros_like(h) if gradient is None else gradient.view_as(h)
 
     def _log_shares(self, client: int) -> Tensor:
         """log(P_k(y) + 1e-12), `(1, classes)`."""

@@ -102,6 +102,7 @@ class MocoSFL:
         """Members fetch the averaged online client and take up their private rows."""
         state.cohort, state.step_in_round, state.gathered = cohort, 0, True
         wire.clock.follow(cohort, wire.clock.now)
+        wire.clock.join(cohort[wire.delivery.present(cohort)])
         if self.lossy and not self.all_join:  # what they have if the download is lost
             for k, client in enumerate(cohort.tolist()):
                 self._take_up(state, k, client, "online", state.trees["client.initial"].flat)
@@ -113,6 +114,7 @@ class MocoSFL:
 
     def end_round(self, state: State, wire: Channel) -> None:
         """Members keep their momentum encoder and SGD momentum."""
+        wire.clock.leave(state.cohort)
         if not self.all_join:
             for k, client in enumerate(state.cohort.tolist()):
                 state.store.put("momentum", client, state.trees["cohort.momentum"].flat[k])

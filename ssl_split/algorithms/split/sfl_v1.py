@@ -113,6 +113,7 @@ class SFLV1:
         """Order the cohort; nothing is averaged yet."""
         state.cohort, state.step_in_round, state.gathered = self.order(cohort, state.round), 0, True
         wire.clock.follow(cohort, wire.clock.now)
+        wire.clock.join(cohort[wire.delivery.present(cohort)])
         for half in ("client", "server"):
             state.trees[f"{half}.sum"].flat.zero_()
             state.tensors[f"{half}.entered"].zero_()
@@ -124,6 +125,7 @@ class SFLV1:
     def end_round(self, state: State, wire: Channel) -> None:
         """The averages become the next model."""
         wire.clock.meet(state.cohort)
+        wire.clock.leave(state.cohort)
         if self.has_weights:
             self._adopt(state, "client", self._client_lr(state))
         self._adopt(state, "server", self._rate(self.config.server_lr, state))
@@ -298,21 +300,22 @@ class SFLV1:
 
         Returns:
             Of those that arrived: losses and logits `(., B, classes)`. Of all senders: the gradient of each client's own loss with respect
-            to h, at the weights before the step.
+            to h, at the weights before the step (zero where clients have no weights).
         """
         if not bool(came.any()):
             return h.new_zeros(0), h.new_zeros(0, labels.shape[1], 1), torch.zeros_like(h)
         rows = WHOLE if self.shared_server else self._rows(places)
         gradient = torch.zeros_like(h)
         if self.shared_server:
-            inputs = [h[came].detach().flatten(0, 1).requires_grad_()]
+            inputs = [h[came].detach().flatten(0, 1).requires_grad_(self.has_weights)]
             losses, logits = self._differentiate(inputs, labels[came], rows)
-            assert inputs[0].grad is not None
-            gradient[came] = inputs[0].grad.view(-1, *h.shape[1:])
+            if inputs[0].grad is not None:
+                gradient[came] = inputs[0].grad.view(-1, *h.shape[1:])
         else:
-            inputs = [row.requires_grad_() for row in h.detach().unbind()]
+            inputs = [row.requires_grad_(self.has_weights) for row in h.detach().unbind()]
             losses, logits = self._differentiate(inputs, labels, rows)
-            gradient = torch.stack([row.grad for row in inputs if row.grad is not None])
+            if self.has_weights:
+                gradient = torch.stack([row.grad for row in inputs if row.grad is not None])
             losses, logits = losses[came], logits[came]
         self._step_servers(state, rows, places, came)
         return losses, logits, gradient
@@ -326,7 +329,8 @@ class SFLV1:
         logits = torch.cat([o.detach().to(self.setup.dtype) for o in outputs]).unflatten(0, tuple(labels.shape))
         losses, gradient = cross_entropy(logits, labels, adjustment=adjustment)
         self.servers.clear(rows)
-        self.servers.modules.backward(outputs, gradient.flatten(0, 1).to(outputs[0].dtype), rows=rows, inputs=inputs)
+        self.servers.modules.backward(outputs, gradient.flatten(0, 1).to(outputs[0].dtype), rows=rows,
+                                      inputs=[x for x in inputs if x.requires_grad])
         return losses, logits
 
     def _step_servers(self, state: State, rows: slice, places: slice, came: Tensor) -> None:
