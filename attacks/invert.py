@@ -64,6 +64,9 @@ class Case:
         self.options = fields.build(Options, fields.to_dict(options))
         self.device = pick_device(self.options.device)
         self.checkpoint = runs.open_checkpoint(self.options.checkpoint, which=self.options.which, out=self.options.out)
+        if self.checkpoint.config.dataset == "tsv":
+            raise ValueError(f"attacks.invert rebuilds images, and {self.checkpoint.run_dir.name} was trained on sentences; what their "
+                             "smashed data give away can be probed: python -m probes.knn --features smashed")
         self.identity = self.options.identity(METHODS[self.options.method].options)
 
     @property

@@ -204,7 +204,9 @@ class Bench:
         """The contents of a result file."""
         start = time.monotonic()
         mine = measure(self.trained)
-        beside = {key: rate.to_dict() for key, rate in self._rulers(name, numbers, measure).items()}
+        beside: dict[str, Any] = {key: rate.to_dict() for key, rate in self._rulers(name, numbers, measure).items()}
+        if self.dataset.is_text:
+            beside["raw_pixels"]["title"] = "the bag of words"
         return {
             "kind": "probe", "name": name, "features": self.options.features, **self._shape(), **mine.rate.to_dict(),
             "test_images": mine.rate.total, **beside, "verdict": rulers.verdict(mine.rate.to_dict(), beside), **mine.notes,

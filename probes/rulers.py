@@ -66,7 +66,12 @@ def network_key(config: Config, untrained: nn.Module, *, at_cut: bool) -> dict[s
     }
 
 
-def verdict(run: Mapping[str, float], rulers: Mapping[str, Mapping[str, float]]) -> str:
+def title(key: str, ruler: Mapping[str, Any]) -> str:
+    """Name of a ruler in a sentence: its own, where `raw_pixels` stands for something else (sentences have a bag of words)."""
+    return str(ruler.get("title", NAMES[key]))
+
+
+def verdict(run: Mapping[str, float], rulers: Mapping[str, Mapping[str, Any]]) -> str:
     """One sentence: where the run stands beside its rulers.
 
     Args:
@@ -86,7 +91,7 @@ def verdict(run: Mapping[str, float], rulers: Mapping[str, Mapping[str, float]])
             relation = "above {} with overlapping 95 % intervals"
         else:
             relation = "not better than {}"
-        groups.setdefault(relation, []).append(f"{NAMES[key]} ({ruler['accuracy']:.3f})")
+        groups.setdefault(relation, []).append(f"{title(key, ruler)} ({ruler['accuracy']:.3f})")
     contrast = len({relation.startswith(("clearly better", "above")) for relation in groups}) > 1
     said = (", but " if contrast else ", and ").join(relation.format(" and ".join(names)) for relation, names in groups.items())
     return f"This run ({run['accuracy']:.3f}) is {said}."

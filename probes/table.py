@@ -17,7 +17,7 @@ def show(result: dict[str, Any]) -> str:
         shapes = ["x".join(map(str, result[k])) for k in ("features_shape", "smashed_shape")]
         seen += f" ({shapes[0]})" if shapes[0] == shapes[1] else f" ({shapes[0]}, averaged from {shapes[1]})"
     title = result["title"]
-    rows = [("this run", result)] + [(name.removeprefix('the '), result[key]) for key, name in rulers.NAMES.items()]
+    rows = [("this run", result)] + [(rulers.title(key, result[key]).removeprefix('the '), result[key]) for key in rulers.NAMES]
     state = "" if at["finished"] else ", unfinished"
     lines = [f"{title} on {seen} features of {result['run']}, step {at['step']}{state}", ""]
     lines += [f"  {name:<18} {row['accuracy']:.3f}   95 % [{row['low']:.3f}, {row['high']:.3f}]" for name, row in rows]
@@ -32,4 +32,6 @@ def show(result: dict[str, Any]) -> str:
 def suggest(result: dict[str, Any], options: Common, words: str) -> str:
     """The last line of a probe: what to run next on the same checkpoint."""
     target = options.checkpoint or Path(result["path"]).parents[2]
+    if result["dataset"] == "tsv":  # attacks rebuild images
+        words = "probes.knn --features smashed --checkpoint {}"
     return f"next: python -m {words.format(target)}"

@@ -297,7 +297,8 @@ def _report(done: Run, config: Config) -> None:
         print(f"validation reached {found['accuracy']:.3f} (target {config.target_accuracy:g}) after {found['rounds']} rounds, "
               f"{found['bytes'] / MIB:.1f} MiB of all clients, {found['virtual_seconds']:.1f} virtual seconds" if found else
               f"validation never reached {config.target_accuracy:g}")
-    print(f"next: python -m attacks.invert --checkpoint {done.path}   or   python -m probes.{probe} --checkpoint {done.path}")
+    attack = "probes.knn --features smashed" if config.dataset == "tsv" else "attacks.invert"
+    print(f"next: python -m {attack} --checkpoint {done.path}   or   python -m probes.{probe} --checkpoint {done.path}")
     print(done.path)
 
 

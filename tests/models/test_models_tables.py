@@ -157,7 +157,7 @@ def test_one_network_costs_what_the_table_says(changes: dict[str, object], cuts:
     for row in rows:
         network = tiny("vgg11", row.cut, **changes)  # in float64: the precision does not matter
         before = {k: v.clone() for k, v in network.state_dict().items()}
-        assert cost(network, 16) == row
+        assert cost(network) == row
         assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
 
 
@@ -175,12 +175,12 @@ def test_multiply_adds_in_closed_form() -> None:
 def test_resnet50_for_imagenet_has_the_known_multiply_adds() -> None:
     """4.09 G with the linear classifier of 1000 classes (torchvision's documentation)."""
     network = assemble(Config(arch="resnet50", stem="imagenet", cut=0), image_size=224, classes=1000)
-    assert cost(network, 224).server_macs == pytest.approx(4.09e9, rel=2e-3)
+    assert cost(network).server_macs == pytest.approx(4.09e9, rel=2e-3)
 
 
 @pytest.mark.parametrize("size", [28, pytest.param(8, marks=pytest.mark.slow), pytest.param(33, marks=pytest.mark.slow)])
 def test_odd_and_small_images_fit_every_architecture(size: int) -> None:
-    fits = [arch for arch in ARCHITECTURES if arch != "vit" or size % 4 == 0]
+    fits = [arch for arch in ARCHITECTURES if arch != "opt" and (arch != "vit" or size % 4 == 0)]
     assert len(fits) == (9 if size == 33 else 10)
     for arch in fits:
         network = tiny(arch, CUTS[arch][-1], size=size)
