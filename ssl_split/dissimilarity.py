@@ -1,4 +1,4 @@
-"""Gradient divergence: how differently the clients pull at the common model.
+"""Gradient divergence: how differently the clients pull at the common model; and how far GAS's buffer pulls from real data.
 
 This project's definition, because the papers that plot it do not give theirs: mean over clients of || grad F_j(W) - grad F(W) ||_2 at the
 averaged model W, for either half by itself, with F_j the mean cross-entropy of client j on un-augmented images and F = sum_j p_j F_j.
@@ -6,7 +6,7 @@ averaged model W, for either half by itself, with F_j the mean cross-entropy of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,29 @@ def gradient_divergence(network: Network, images: ImageSet, parts: Sequence[Tens
         for half, gradient in gradients(indices).items():
             distances[half] += float((gradient - whole[half]).norm()) / len(chosen)
     return {f"gradient_divergence_{half}": distance for half, distance in distances.items()}
+
+
+def gradient_dissimilarity(network: Network, images: ImageSet, gradients: Mapping[str, Tensor], *, mean: Triple, std: Triple, count: int
+                           ) -> float:
+    """How far the server's gradient is from that of real data: mean over its weight tensors of || g - g_real ||^2.
+
+    The measure of the GAS code (arXiv 2409.01251), which takes g_real from ten batches of test images; here they are training images.
+
+    Args:
+        network: At the averaged weights.
+        images: The training images, labelled.
+        gradients: g of each weight of the server half, by its name.
+        mean, std: Constants of the normalisation.
+        count: Images of g_real, drawn once for all runs.
+    """
+    chosen = images.select(torch.randperm(len(images), generator=rng.generator(0, "dissimilarity"))[:count])
+    server = dict(network.server.named_parameters())
+    if not server:
+        return 0.0
+    found = _gradients(network, {"client": [], "server": list(server.values())}, chosen, mean=mean, std=std)["server"]
+    parts = found.split([p.numel() for p in server.values()])
+    distances = [float((gradients[name].flatten().to(part) - part).square().sum()) for name, part in zip(server, parts, strict=True)]
+    return sum(distances) / len(distances)
 
 
 def _gradients(network: nn.Module, halves: dict[str, list[nn.Parameter]], images: ImageSet, *, mean: Triple, std: Triple

@@ -24,7 +24,6 @@ from ssl_split.clock import Clock, absent
 from ssl_split.config import Config
 from ssl_split.data.partition import describe
 from ssl_split.delivery import Delivery
-from ssl_split.dissimilarity import gradient_divergence
 from ssl_split.summary import summarise
 from ssl_split.traffic import MIB
 from ssl_split.training import Training
@@ -211,13 +210,9 @@ def _validate(training: Training, state: State, saved: resuming.Checkpoints, bar
 
 def _measure(training: Training, state: State) -> None:
     """Gradient divergence of a supervised run's model at the end of a round."""
-    config, dataset = training.config, training.dataset
-    every = config.divergence_every_rounds
-    if not every or state.round % every or not config.supervised:
-        return
-    found = gradient_divergence(training.export(state), dataset.train, training.parts, mean=dataset.mean, std=dataset.std,
-                                count=config.divergence_images)
-    runs.append_metrics(config.run_dir, {"step": state.step, "round": state.round - 1, **found})
+    config = training.config
+    if config.divergence_every_rounds and state.round % config.divergence_every_rounds == 0 and config.supervised:
+        runs.append_metrics(config.run_dir, {"step": state.step, "round": state.round - 1, **training.divergence(state)})
 
 
 @contextmanager

@@ -6,11 +6,13 @@ import torch
 
 from ssl_split import tree as trees
 from ssl_split.algorithms.api import Batch, Setup, State
+from ssl_split.algorithms.split.gas import GAS
 from ssl_split.algorithms.table import ALGORITHMS
 from ssl_split.config import SELF_SUPERVISED, Config
 from ssl_split.data import augment, images
 from ssl_split.data.cohort import Streams, draw_cohort, local_steps, steps_per_round
 from ssl_split.data.partition import partition
+from ssl_split.dissimilarity import gradient_dissimilarity, gradient_divergence
 from ssl_split.models.count import cost
 from ssl_split.models.split import Network, build
 from ssl_split.rng import generator
@@ -101,6 +103,17 @@ class Training:
         weights = {k: v for name in ("client.online", "server.online") if name in state.trees for k, v in state.trees[name].items()}
         self.network.load_state_dict({k: v.float() for k, v in weights.items()})
         return self.network.to(self.device).eval()
+
+    def divergence(self, state: State) -> dict[str, float]:
+        """Gradient divergence of both halves at the averaged model; of GAS also the gradient dissimilarity of its buffer."""
+        network, train = self.export(state), self.dataset.train
+        constants = {"mean": self.dataset.mean, "std": self.dataset.std}
+        found = gradient_divergence(network, train, self.parts, **constants, count=self.config.divergence_images)
+        if isinstance(self.algorithm, GAS):
+            for name, gradients in self.algorithm.buffer_gradients(state).items():
+                key = f"gradient_dissimilarity{'_' * bool(name)}{name}"
+                found[key] = gradient_dissimilarity(network, train, gradients, **constants, count=10 * self.config.batch_size)
+        return found
 
 
 def _classes(config: Config, dataset: images.Dataset) -> int:

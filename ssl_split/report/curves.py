@@ -76,6 +76,9 @@ def draw(study: Study, folder: Path) -> list[Drawing]:
                   label="gradient divergence", caption=(
                       "Mean over clients of the distance between a client's gradient and that of all, at the averaged model."))
           for half in ("client", "server")),
+        _curves(study, folder, "gradient_dissimilarity", title="Gradient dissimilarity of GAS's buffer",
+                label="mean squared distance per weight tensor", log=True, caption=(
+                    "Gradient of the server on the last full buffer, generated activations included, against that of training images.")),
         _curves(study, folder, "online_to_momentum", title="Divergence: distance of each online client to its own momentum client",
                 label="mean squared difference per parameter", log=True, caption=(
                     "Before each synchronisation, mean over clients, log scale. MonAcoSFL is meant to keep it flat where MocoSFL lets it "

@@ -13,7 +13,7 @@ from torch.nn import functional
 from ssl_split import config as configuration
 from ssl_split import train
 from ssl_split.data.imageset import ImageSet, normalise, to_float
-from ssl_split.dissimilarity import gradient_divergence
+from ssl_split.dissimilarity import gradient_dissimilarity, gradient_divergence
 from ssl_split.models.split import Network, build
 
 REAL = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
@@ -69,3 +69,29 @@ def test_a_run_logs_it_and_it_changes_nothing(tmp_path: Path) -> None:
     assert all(line["gradient_divergence_client"] > 0 and line["gradient_divergence_server"] > 0 for line in found)
     assert with_it.result["validation_accuracy"] == without.result["validation_accuracy"]
     assert with_it.result["loss"] == without.result["loss"]
+
+
+def test_dissimilarity_is_the_mean_squared_distance_over_weight_tensors() -> None:
+    made, data = network(), images(12)
+    server = dict(made.server.named_parameters())
+    loss = functional.cross_entropy(made(normalise(to_float(data.images, torch.float64), **REAL)), data.labels)
+    real = dict(zip(server, torch.autograd.grad(loss, list(server.values())), strict=True))
+    assert gradient_dissimilarity(made, data, real, count=12, **REAL) == pytest.approx(0, abs=1e-20)
+    moved = {name: g + 0.5 for name, g in real.items()}
+    expected = sum(0.25 * g.numel() for g in real.values()) / len(real)
+    assert gradient_dissimilarity(made, data, moved, count=12, **REAL) == pytest.approx(expected, rel=1e-9)
+    assert gradient_dissimilarity(network("full"), data, {}, count=12, **REAL) == 0
+
+
+def test_gas_logs_how_far_its_buffer_is_from_real_data_and_it_changes_nothing(tmp_path: Path) -> None:
+    small = {"algorithm": "gas", "cut": 5, "client_lr": 0.05, "server_lr": 0.05, "rounds": 3, "clients": 4, "clients_per_round": 2,
+             "local_steps": 5, "gas": {"buffer": 2}, "partition": {"kind": "classes", "classes": 5}}
+    with_it, without = (train.run(tiny(tmp_path / name, **small, divergence_every_rounds=every))
+                        for name, every in (("with", 1), ("without", 0)))
+    lines = [json.loads(line) for line in (with_it.path / "metrics.jsonl").read_text().splitlines()]
+    found = [(line["gradient_dissimilarity"], line["gradient_dissimilarity_alone"]) for line in lines if "gradient_dissimilarity" in line]
+    assert len(found) == 3
+    assert all(0 < a < float("inf") and 0 < b < float("inf") for a, b in found)
+    assert found[-1][0] != found[-1][1]  # with statistics of every label something is generated
+    assert with_it.result["loss"] == without.result["loss"]
+    assert with_it.result["validation_accuracy"] == without.result["validation_accuracy"]

@@ -80,7 +80,8 @@ SETTINGS = {
     "smofi, carried": {"algorithm": "smofi", "smofi": {"carry": True}, **UNEVEN},
     "mu_splitfed": {"algorithm": "mu_splitfed", "momentum": 0.0, **UNEVEN},
     "gas, 2 of 4 clients at work, stragglers": {"algorithm": "gas", "clients": 4, "clients_per_round": 2, "rounds": 4, "local_steps": 4,
-                                               "network": {"compute": "cell", "link": "cell"}, "gas": {"buffer": 1}},
+                                               "network": {"compute": "cell", "link": "cell"}, "gas": {"buffer": 1},
+                                               "divergence_every_rounds": 2},
     "split_learning": {"algorithm": "split_learning", **UNEVEN},
     "centralised": {"algorithm": "centralised", "optimiser_state": "keep"},
 }

@@ -207,6 +207,19 @@ class GAS(SFLV1):
         state.tensors["server_free"] += flops / self.config.network.server_flops
         state.counters["server_steps"] += 1
 
+    def buffer_gradients(self, state: State) -> dict[str, dict[str, Tensor]]:
+        """What the server would step along now, by parameter: on the last Q batches with what is generated for them, and on those batches
+        `alone`. Nothing before the buffer was first full."""
+        if not state.counters["server_steps"]:
+            return {}
+        buffer, labels = state.tensors["buffer"], state.tensors["buffer.labels"]
+        found = {}
+        for name, (rows, named) in {"": self._balanced(state, buffer, labels), "alone": (buffer, labels)}.items():
+            self._differentiate([rows.unflatten(1, self.setup.network.smashed_shape)], named[None], WHOLE)
+            found[name] = {key: self.servers.gradients[key][0].clone() for key in self.servers.gradients}
+        self.servers.clear(WHOLE)
+        return found
+
     def _balanced(self, state: State, rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Rows and labels topped up, once every label has statistics."""
         if not self.options.generate or not self.statistics.complete:
