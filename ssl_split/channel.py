@@ -17,8 +17,8 @@ from ssl_split.config import LossOptions, NetworkOptions, Wire
 from ssl_split.delivery import Delivery
 from ssl_split.tree import Tree
 
-UP = ("act_up", "key_act_up", "pert_act_up", "label_up", "model_up", "ema_up")
-DOWN = ("grad_down", "scalar_down", "model_down", "ema_down")
+UP = ("act_up", "key_act_up", "pert_act_up", "label_up", "scalar_up", "model_up", "ema_up", "control_up")
+DOWN = ("grad_down", "scalar_down", "model_down", "ema_down", "control_down")
 KINDS = UP + DOWN
 
 Encoded = tuple[Tensor, ...]

@@ -15,6 +15,7 @@ from ssl_split.fields import field
 from ssl_split.sections import AdamOptions as AdamOptions
 from ssl_split.sections import Augment as Augment
 from ssl_split.sections import Bottleneck as Bottleneck
+from ssl_split.sections import FederatedOptions as FederatedOptions
 from ssl_split.sections import GasOptions as GasOptions
 from ssl_split.sections import Head as Head
 from ssl_split.sections import LossOptions as LossOptions
@@ -34,7 +35,11 @@ DATASETS = ("digits", "photos", "cifar10", "cifar100", "svhn", "stl10", "mnist",
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "mobilenetv2", "vgg11", "vgg16", "alexnet", "cnn4", "mlp", "vit", "opt")
 SELF_SUPERVISED = ("mocosfl", "monacosfl", "moco")
 SUPERVISED = ("sfl_v1", "sfl_v2", "minibatch_sfl", "smofi", "mu_splitfed", "gas", "split_learning", "centralised")
-ALGORITHMS = SELF_SUPERVISED + SUPERVISED
+FEDERATED = ("fedavg", "fedavgm", "slowmo", "fedprox", "scaffold", "fedcm", "fedsam", "mofedsam", "fedgamma", "feddyn", "fedsmoo", "fedlesam",
+             "fedlesam_s", "fedlesam_d", "fedwmsam")
+WEIGHED_BY_DATA = ("fedavg", "fedavgm", "slowmo", "fedprox")
+"""Federated methods whose averages are published with weights by data."""
+ALGORITHMS = SELF_SUPERVISED + SUPERVISED + FEDERATED
 UNFINGERPRINTED = ("name", "data_dir", "download", "device", "threads", "out", "checkpoint_every_seconds", "keep_checkpoints",
                    "allocator", "engine", "target_accuracy")
 
@@ -77,12 +82,15 @@ class Config:
     syncs_per_round: int = field(10, "averagings per round S", low=1)
     local_steps: int | None = field(None, "supervised: steps per client and round (default: floor(images * epochs / B), at least 1)", low=1)
     clients_at_once: int | None = field(None, "sfl_v1, mu_splitfed: clients in memory together; others follow (default: all)", low=1)
-    weighting: str = field("auto", "weights of an average: uniform, data (client sizes), or auto: data for supervised algorithms",
+    weighting: str = field("auto", "weights of an average: uniform, data (client sizes), or auto: data for supervised algorithms, but as "
+                                   "published for federated ones",
                            choices=("auto", "uniform", "data"))
 
     client_lr: float = field(0.06, "client learning rate at the start", low=0, section="optimisation")
     server_lr: float = field(0.06, "server learning rate at the start", low=0)
-    schedule: str = field("cosine", "decay of both rates over all steps (supervised: over rounds)", choices=("cosine", "constant"))
+    schedule: str = field("cosine", "decay of both rates over all steps (supervised: over rounds; exponential: for them alone)",
+                          choices=("cosine", "constant", "exponential"))
+    decay: float = field(0.998, "factor of both rates from round to round (exponential)", above=0, high=1)
     momentum: float = field(0.9, "SGD momentum; beta 1 of Adam", low=0, high=1)
     weight_decay: float = field(5e-4, "L2 penalty", low=0)
     reset_momentum: bool = field(False, "zero the clients' SGD momentum at each sync (published: kept)")
@@ -96,6 +104,7 @@ class Config:
     smofi: SmofiOptions = field(SmofiOptions, "momentum fusion of SMoFi")
     mu_splitfed: MuSplitfedOptions = field(MuSplitfedOptions, "steps of MU-SplitFed")
     gas: GasOptions = field(GasOptions, "buffers of GAS")
+    federated: FederatedOptions = field(FederatedOptions, "coefficients of the federated methods")
 
     queue_size: int = field(6000, "negative keys K", low=1, section="contrastive learning")
     queue: str = field("shared", "shared: one queue; per_client: K // P keys for each place in the cohort",
@@ -140,12 +149,18 @@ class Config:
     @property
     def supervised(self) -> bool:
         """Whether training reads labels."""
-        return self.algorithm in SUPERVISED
+        return self.algorithm in SUPERVISED + FEDERATED
 
     @property
     def weighs_by_data(self) -> bool:
         """Whether averages weigh clients by their number of images."""
-        return self.weighting == "data" or (self.weighting == "auto" and self.supervised)
+        return self.weighting == "data" or (self.weighting == "auto" and self.algorithm in SUPERVISED + WEIGHED_BY_DATA)
+
+    @property
+    def rho(self) -> float:
+        """Radius of the perturbation."""
+        default = 0.1 if self.algorithm == "fedsmoo" else 0.01
+        return default if self.federated.rho is None else self.federated.rho
 
     @property
     def augmentation(self) -> Augment:
@@ -217,6 +232,10 @@ def _check_unread(config: Config) -> None:
     known, unread = Config(), []
     if not config.supervised:
         unread = ["optimiser", "optimiser_state", "adam", "clip_norm", "outer", "local_steps", "clients_at_once", "divergence_every_rounds"]
+        if config.schedule == "exponential":
+            raise ValueError(f"schedule = 'exponential' falls from round to round, which {config.algorithm} does not know: use cosine or constant")
+    elif config.algorithm in FEDERATED:
+        unread = ["outer"] * (config.algorithm not in ("fedavgm", "slowmo"))
     elif config.algorithm not in ("sfl_v1", "mu_splitfed"):
         unread = ["clients_at_once"] + ["outer"] * (config.algorithm == "centralised")
     for name in unread:

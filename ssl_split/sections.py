@@ -102,11 +102,14 @@ class LossOptions:
     pert_act_up: float | None = field(None, "of losing perturbed smashed data", low=0, high=1)
     label_up: float | None = field(None, "of losing labels", low=0, high=1)
     grad_down: float | None = field(None, "of losing a gradient", low=0, high=1)
+    scalar_up: float | None = field(None, "of losing a number sent up", low=0, high=1)
     scalar_down: float | None = field(None, "of losing a number sent down", low=0, high=1)
     model_up: float | None = field(None, "of losing weights sent up", low=0, high=1)
     model_down: float | None = field(None, "of losing weights sent down", low=0, high=1)
     ema_up: float | None = field(None, "of losing momentum weights sent up", low=0, high=1)
     ema_down: float | None = field(None, "of losing momentum weights sent down", low=0, high=1)
+    control_up: float | None = field(None, "of losing control vectors sent up", low=0, high=1)
+    control_down: float | None = field(None, "of losing control vectors sent down", low=0, high=1)
     retransmit: bool = field(False, "repeat until it arrives: nothing is lost, every attempt costs bytes and time")
     dropout: float = field(0.0, "probability that a client misses a round: it sends and gets nothing", low=0, high=0.99)
 
@@ -192,6 +195,24 @@ class GasOptions:
     weight: str = field("linear", "weight of an activation in the statistics: its progress n, or constant",
                         choices=("linear", "constant"))
     adjust_logits: bool = field(True, "shift logits by the log of the client's label shares in its loss")
+
+
+@dataclass(frozen=True)
+class FederatedOptions:
+    """Coefficients of the federated methods."""
+
+    global_lr: float = field(1.0, "step size over rounds eta_g, on the average", above=0)
+    prox: float = field(0.1, "mu of FedProx, lambda of FedDyn, FedSMOO and FedLESAM-D", low=0)
+    alpha: float = field(0.1, "weight of the gradient beside the momentum (FedCM, MoFedSAM; FedWMSAM at the start)", above=0, high=1)
+    rho: float | None = field(None, "radius of the perturbation (default: 0.01; FedSMOO 0.1)", low=0)
+    correction_weight: float = field(1.0, "of c - c_i in FedLESAM-S (published code: the prox constant)", low=0)
+    lesam_previous_round: bool = field(False, "FedLESAM: perturb along the last round's step, the same for all (published code)")
+    wmsam_momentum: bool = field(True, "FedWMSAM: momentum; without it the gradient counts in full")
+    wmsam_personalised: bool = field(True, "FedWMSAM: control variates in the momentum")
+    wmsam_adapt: float = field(0.01, "FedWMSAM: share by which alpha follows the similarity in each round; 0: alpha stays", low=0, high=1)
+    wmsam_perturbation: str = field("toward", "FedWMSAM: where the perturbation points. toward x_r + b eta m; away from x_r - b eta m; "
+                                              "unit_step: toward x_r + b m (published code)", choices=("toward", "away", "unit_step"))
+    wmsam_mean_gradient: bool = field(False, "FedWMSAM: c_k is the mean of the raw gradients, one more vector up")
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import torch
 from ssl_split.algorithms.api import State
 from ssl_split.channel import KINDS
 from ssl_split.clock import BUSY, waiting_shares
-from ssl_split.config import RESULTS_VERSION
+from ssl_split.config import FEDERATED, RESULTS_VERSION
 from ssl_split.models.memory import client_memory
 from ssl_split.optim import Optimiser
 from ssl_split.run import command_line
-from ssl_split.traffic import MIB, published_mocosfl, split_ssl_bytes, supervised_sfl_bytes
+from ssl_split.traffic import MIB, federated_bytes, published_mocosfl, split_ssl_bytes, supervised_sfl_bytes
 from ssl_split.training import Training
 
 
@@ -116,7 +116,11 @@ def _supervised_closed_form(training: Training, state: State, *, h: int, c: int)
     local = training.algorithm.setup.local_steps
     cohorts = [training.cohort(round).tolist() for round in range(state.round)]
     steps = sum(local[client] for cohort in cohorts for client in cohort)
-    return sum(supervised_sfl_bytes(config, steps=steps, visits=config.cohort_size * state.round, h=h, c=c).values())
+    visits = config.cohort_size * state.round
+    if config.algorithm in FEDERATED:
+        d = training.cost.client_parameters
+        return sum(federated_bytes(config, steps=steps, visits=visits, h=h, c=c, d=d, apart=bool(d and training.cost.server_parameters)).values())
+    return sum(supervised_sfl_bytes(config, steps=steps, visits=visits, h=h, c=c).values())
 
 
 def _sizes(training: Training) -> dict[str, Any]:

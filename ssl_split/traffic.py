@@ -54,6 +54,43 @@ def supervised_sfl_bytes(config: Config, *, steps: int, visits: int, h: int, c: 
             "model_down": weights}
 
 
+VECTORS_DOWN = {"scaffold": 1, "fedcm": 1, "mofedsam": 1, "fedgamma": 1, "feddyn": 1, "fedsmoo": 3, "fedlesam_s": 1, "fedlesam_d": 1,
+                "fedwmsam": 1}
+"""Vectors of the size of the weights that a participant gets in a round beside the weights."""
+TWICE = ("fedsam", "mofedsam", "fedgamma", "fedsmoo")
+"""Methods that look at each minibatch twice."""
+
+
+def federated_bytes(config: Config, *, steps: int, visits: int, h: int, c: int, d: int, apart: bool) -> dict[str, int]:
+    """Bytes by kind of the federated methods in float32, `lazy` weights, all clients together.
+
+    Args:
+        config: The run.
+        steps, visits, h: As in `supervised_sfl_bytes`.
+        c: State entries of the client part; the whole network at cut `full`.
+        d: Trainable entries among them.
+        apart: Whether both halves have weights.
+
+    Returns:
+        Bytes per message kind. At cut `full` R [c f] up and R [(1 + vectors) d f] down; split as SFL-V1, twice for methods that look twice,
+        and one number in either direction for each norm over both halves.
+    """
+    options, algorithm = config.federated, config.algorithm
+    down = VECTORS_DOWN.get(algorithm, 0) + (options.lesam_previous_round and algorithm.startswith("fedlesam"))
+    up = (algorithm == "fedsmoo") + (algorithm == "fedwmsam" and options.wmsam_mean_gradient)
+    weights = 4 * visits * c
+    made = {"model_up": weights, "model_down": weights, "control_up": 4 * visits * d * up, "control_down": 4 * visits * d * down}
+    if config.cut == "full":
+        return made
+    images, looks = steps * config.batch_size, 1 + (algorithm in TWICE)
+    activation = 4 * images * h * looks
+    norms = algorithm in TWICE or algorithm.startswith("fedlesam") or (
+        algorithm == "fedwmsam" and config.rho > 0 and options.wmsam_momentum)
+    number = 4 * steps * norms * apart
+    return made | {"act_up": activation, "grad_down": activation if c else 0, "label_up": config.wire.label_bytes * images,
+                   "scalar_up": number, "scalar_down": number}
+
+
 def published_mocosfl(epochs: float, epochs_per_sync: float, images: float, c: int, h: int) -> tuple[float, float]:
     """The communication formula of the MocoSFL code (SonyAI/MocoSFL), kept for comparison: one direction of the weights, activation and
     gradient of one view, no momentum activation.

@@ -5,6 +5,16 @@ from __future__ import annotations
 from typing import Protocol
 
 from ssl_split.algorithms.api import Algorithm, Setup
+from ssl_split.algorithms.federated.fedavg import FedAvg
+from ssl_split.algorithms.federated.fedavgm import FedAvgM
+from ssl_split.algorithms.federated.fedcm import FedCM
+from ssl_split.algorithms.federated.feddyn import FedDyn, FedSMOO
+from ssl_split.algorithms.federated.fedlesam import FedLESAM, FedLESAMD, FedLESAMS
+from ssl_split.algorithms.federated.fedprox import FedProx
+from ssl_split.algorithms.federated.fedsam import FedGAMMA, FedSAM, MoFedSAM
+from ssl_split.algorithms.federated.fedwmsam import FedWMSAM
+from ssl_split.algorithms.federated.scaffold import SCAFFOLD
+from ssl_split.algorithms.federated.slowmo import SlowMo
 from ssl_split.algorithms.split.centralised import Centralised
 from ssl_split.algorithms.split.gas import GAS
 from ssl_split.algorithms.split.minibatch_sfl import MiniBatchSFL
@@ -40,4 +50,19 @@ ALGORITHMS: dict[str, Factory] = {
     "gas": GAS,
     "split_learning": SplitLearning,
     "centralised": Centralised,
+    "fedavg": FedAvg,
+    "fedavgm": FedAvgM,
+    "slowmo": SlowMo,
+    "fedprox": FedProx,
+    "scaffold": SCAFFOLD,
+    "fedcm": FedCM,
+    "fedsam": FedSAM,
+    "mofedsam": MoFedSAM,
+    "fedgamma": FedGAMMA,
+    "feddyn": FedDyn,
+    "fedsmoo": FedSMOO,
+    "fedlesam": FedLESAM,
+    "fedlesam_s": FedLESAMS,
+    "fedlesam_d": FedLESAMD,
+    "fedwmsam": FedWMSAM,
 }

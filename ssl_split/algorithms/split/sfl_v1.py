@@ -48,6 +48,7 @@ class SFLV1:
 
     def __init__(self, setup: Setup) -> None:
         self.setup, self.config = setup, setup.config
+        self.outer = self.config.outer
         self.at_once = min(self.config.clients_at_once or self.config.cohort_size, self.config.cohort_size)
         self.has_weights = trees.layout(setup.network.client).numel > 0
         self.lossy = self.config.loss.happens
@@ -73,7 +74,7 @@ class SFLV1:
         for half, tree in shared.items():
             state.trees[f"{half}.sum"] = trees.zeros(tree.layout, like=tree.flat)
             state.tensors[f"{half}.entered"] = torch.zeros((), dtype=torch.float64)  # sum of the shares in the average so far
-            if config.outer.kind != "none":
+            if self.outer.kind != "none":
                 state.trees[f"{half}.outer"] = trees.zeros(tree.layout, like=tree.flat)
                 state.trees[f"{half}.start"] = trees.zeros(tree.layout, like=tree.flat)
         state.tensors["since_logged"] = torch.zeros(3, dtype=torch.float64)  # loss times images, correct answers, images
@@ -117,7 +118,7 @@ class SFLV1:
         for half in ("client", "server"):
             state.trees[f"{half}.sum"].flat.zero_()
             state.tensors[f"{half}.entered"].zero_()
-            if self.config.outer.kind != "none":
+            if self.outer.kind != "none":
                 state.trees[f"{half}.start"].flat.copy_(state.trees[f"{half}.online"].flat)
         if self.shared_server and self.config.optimiser_state == "reset":
             self.servers.reset()
@@ -157,8 +158,10 @@ class SFLV1:
         """Members send their weights, which enter the averages."""
         rows, members = self._rows(group), state.cohort[group]
         shares = self.shares(state)[group].to(state.trees["client.sum"].flat)
+        came, weights = wire.delivery.present(members), {"server": self.servers.weights.flat[rows]}
         if self.has_weights:
             arrived = wire.send_tree("model_up", Tree(self.clients.weights.layout, self.clients.weights.flat[rows]), members)
+            came, weights["client"] = wire.came, arrived.flat
             heard = shares * wire.came.to(shares)
             if bool(wire.came.any()):
                 self._enter(state, arrived, heard)
@@ -170,11 +173,15 @@ class SFLV1:
             shares = shares * wire.delivery.present(members).to(shares)  # of who misses the round there is no copy
             state.trees["server.sum"].flat.add_(shares @ self.servers.weights.flat[rows])
             state.tensors["server.entered"] += shares.sum().item()
+        self._ended(state, rows, weights, came)
         if self.config.optimiser_state == "keep":
             for row, client in enumerate(members.tolist()):
                 self.clients.put_back(row, client)
                 if not self.shared_server:
                     self.servers.put_back(row, client)
+
+    def _ended(self, state: State, rows: slice, weights: dict[str, Tensor], heard: Tensor) -> None:
+        """What else an algorithm makes of a group's weights `(P, size)` of either half; `heard` `(P,)` are those whose arrived."""
 
     def _go_on_with_own(self, state: State, rows: slice, members: Tensor, came: Tensor) -> None:
         """Members whose download was lost keep the weights that they had."""
@@ -197,7 +204,7 @@ class SFLV1:
     def _adopt(self, state: State, half: str, lr: float) -> None:
         """w <- average; or momentum over rounds: FedAvgM (Hsu et al. 2019) v <- beta v + (w - average), w <- w - eta v; SlowMo (Wang et
         al. 2020) u <- beta u + (w - average) / lr, w <- w - eta lr u. Running statistics are averaged in any case."""
-        shared, outer = state.trees[f"{half}.online"], self.config.outer
+        shared, outer = state.trees[f"{half}.online"], self.outer
         entered = state.tensors[f"{half}.entered"].item()
         if entered and (half == "client" or not self.shared_server):  # nobody may have been heard
             torch.div(state.trees[f"{half}.sum"].flat, entered, out=shared.flat)
@@ -349,6 +356,8 @@ class SFLV1:
         return self._rate(self.config.client_lr, state)
 
     def _rate(self, base: float, state: State) -> float:
+        if self.config.schedule == "exponential":
+            return base * self.config.decay**state.round
         return optim.rate(base, state.round, self.config.rounds, self.config.schedule)
 
     def _autocast(self) -> torch.autocast:

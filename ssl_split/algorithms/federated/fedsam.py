@@ -1,0 +1,40 @@
+"""FedSAM and its kin: sharpness-aware minimisation at the clients, two backward passes on the same minibatch.
+
+* FedSAM (Qu et al., "Generalized Federated Learning via Sharpness Aware Minimization", ICML 2022, arXiv 2206.02618; Caldarola et al., ECCV
+  2022): d = g(x + e), e = rho g(x) / ||g(x)||.
+* MoFedSAM (the first of these): d = alpha g(x + e) + (1 - alpha) m_r; m as in FedCM.
+* FedGAMMA (Dai et al., IEEE TNNLS 2023): d = g(x + e) + c - c_i; c, c_i as in SCAFFOLD.
+
+Deviations: the norm is over all parameters together; weight decay acts at x, clipping on d.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ssl_split.algorithms.federated.fedavg import FedAvg
+from ssl_split.algorithms.federated.fedcm import FedCM
+from ssl_split.algorithms.federated.half import TINY, Half
+from ssl_split.algorithms.federated.scaffold import SCAFFOLD
+from ssl_split.channel import Channel
+
+
+class FedSAM(FedAvg):
+    """rho is `federated.rho`."""
+
+    looks_first = True
+
+    def perturbation(self, halves: Sequence[Half], wire: Channel, members: Tensor) -> list[Tensor]:
+        """e = rho g / ||g||."""
+        scale = self.config.rho / (self.joint_norm([h.gradient for h in halves], wire, members) + TINY)
+        return [h.gradient * scale for h in halves]
+
+
+class MoFedSAM(FedSAM, FedCM):
+    """FedCM's momentum on FedSAM's gradient."""
+
+
+class FedGAMMA(FedSAM, SCAFFOLD):
+    """SCAFFOLD's variates on FedSAM's gradient."""
