@@ -64,7 +64,7 @@ def test_lines_against_bytes_and_time(tmp_path: Path) -> None:
     """Validations after 6 and 11 rounds; the place of a mean over seeds is the mean of their places."""
     for seed in range(2):
         made.add_costs(made.make_run(tmp_path, seed=seed), seconds=2.0 + seed, mib=1.5)
-    runs = collect(tmp_path).runs
+    runs = sorted(collect(tmp_path).runs, key=lambda run: run.seed or 0)
     assert curves.line(runs[0], "validation_knn", curves.SENT) == [(9.0, 0.45), (16.5, 0.5)]
     assert curves.line(runs[1], "validation_knn", curves.TIME) == [(18.0, 0.45), (33.0, 0.5)]
     assert curves.mean_line(runs, "validation_knn", curves.TIME) == ([15.0, 27.5], [0.45, 0.5], [0.45, 0.5], [0.45, 0.5])
