@@ -200,6 +200,18 @@ class Channel:
         self._tally(kind, clients, tree.layout.numel, encoded_bytes)
         return arrived
 
+    def send_vectors(self, kind: str, rows: Tensor, clients: Tensor, *, entries: int) -> Tensor:
+        """One vector of the size of the weights for each client, without a codec.
+
+        Args:
+            kind: `control_up` or `control_down`.
+            rows: `(P, size)`, laid out as a tree, padding included.
+            clients: int64 `(P,)`.
+            entries: Numbers of each that are sent.
+        """
+        self._tally(kind, clients, entries, entries * self.item_bytes)
+        return rows
+
     def _count(self, kind: str, clients: Tensor, numel: int, encoded: Encoded, name: str) -> None:
         self._tally(kind, clients, numel, self._bytes(encoded, name) // len(clients))
 

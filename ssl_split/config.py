@@ -35,8 +35,8 @@ DATASETS = ("digits", "photos", "cifar10", "cifar100", "svhn", "stl10", "mnist",
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "mobilenetv2", "vgg11", "vgg16", "alexnet", "cnn4", "mlp", "vit", "opt")
 SELF_SUPERVISED = ("mocosfl", "monacosfl", "moco")
 SUPERVISED = ("sfl_v1", "sfl_v2", "minibatch_sfl", "smofi", "mu_splitfed", "gas", "split_learning", "centralised")
-FEDERATED = ("fedavg", "fedavgm", "slowmo", "fedprox", "scaffold", "fedcm", "fedsam", "mofedsam", "fedgamma", "feddyn", "fedsmoo", "fedlesam",
-             "fedlesam_s", "fedlesam_d", "fedwmsam")
+FEDERATED = ("fedavg", "fedavgm", "slowmo", "fedprox", "scaffold", "fedcm", "fedsam", "mofedsam", "fedgamma", "feddyn", "fedsmoo",
+             "fedlesam", "fedlesam_s", "fedlesam_d", "fedwmsam")
 WEIGHED_BY_DATA = ("fedavg", "fedavgm", "slowmo", "fedprox")
 """Federated methods whose averages are published with weights by data."""
 ALGORITHMS = SELF_SUPERVISED + SUPERVISED + FEDERATED
@@ -233,7 +233,8 @@ def _check_unread(config: Config) -> None:
     if not config.supervised:
         unread = ["optimiser", "optimiser_state", "adam", "clip_norm", "outer", "local_steps", "clients_at_once", "divergence_every_rounds"]
         if config.schedule == "exponential":
-            raise ValueError(f"schedule = 'exponential' falls from round to round, which {config.algorithm} does not know: use cosine or constant")
+            raise ValueError(f"schedule = 'exponential' falls from round to round, which {config.algorithm} does not know: use cosine or "
+                             "constant")
     elif config.algorithm in FEDERATED:
         unread = ["outer"] * (config.algorithm not in ("fedavgm", "slowmo"))
     elif config.algorithm not in ("sfl_v1", "mu_splitfed"):

@@ -118,8 +118,8 @@ def _supervised_closed_form(training: Training, state: State, *, h: int, c: int)
     steps = sum(local[client] for cohort in cohorts for client in cohort)
     visits = config.cohort_size * state.round
     if config.algorithm in FEDERATED:
-        d = training.cost.client_parameters
-        return sum(federated_bytes(config, steps=steps, visits=visits, h=h, c=c, d=d, apart=bool(d and training.cost.server_parameters)).values())
+        d, apart = training.cost.client_parameters, bool(training.cost.client_parameters and training.cost.server_parameters)
+        return sum(federated_bytes(config, steps=steps, visits=visits, h=h, c=c, d=d, apart=apart).values())
     return sum(supervised_sfl_bytes(config, steps=steps, visits=visits, h=h, c=c).values())
 
 

@@ -40,6 +40,12 @@ class Layout:
         """State entries without padding: what one copy of the weights costs on the wire."""
         return sum(shape.numel() for shape in self.shapes)
 
+    @property
+    def trainable_numel(self) -> int:
+        """Of those the parameters."""
+        pairs = zip(self.shapes, self.offsets, strict=True)
+        return sum(shape.numel() for shape, offset in pairs if offset < self.trainable)
+
 
 def layout(module: nn.Module, *, channels_last: bool = True) -> Layout:
     """The layout of a module's parameters and floating-point buffers."""

@@ -62,7 +62,7 @@ class FedAvg(SFLV1):
         """Turn the gradients into d, in place."""
 
     def downloads(self, half: Half) -> list[Tensor]:
-        """Further vectors that clients get with the model, `(A, d)`."""
+        """Further vectors that clients get with the model, `(A, d)`, or `(1, d)` for all."""
         return []
 
     def uploads(self, half: Half) -> list[Tensor]:
@@ -124,7 +124,7 @@ class FedAvg(SFLV1):
                     row.copy_(state.store.get(kept, client)) if (kept, client) in state.store else row.zero_()
             if half.name == "client":
                 for vector in self.downloads(half):
-                    wire.send("control_down", vector.expand(len(members), -1), members)
+                    wire.send_vectors("control_down", vector, members, entries=half.entries)
 
     def _end_group(self, state: State, group: slice, wire: Channel) -> None:
         rows, members = self._rows(group), state.cohort[group]
@@ -132,7 +132,7 @@ class FedAvg(SFLV1):
         for half in self.halves(state, rows):
             if half.name == "client":
                 for vector in self.uploads(half):
-                    wire.send("control_up", vector, members)
+                    wire.send_vectors("control_up", vector, members, entries=half.entries)
             for name in self.own:
                 for row, client in zip(half.own(name), members.tolist(), strict=True):
                     state.store.put(f"{half.name}.{name}", client, row)

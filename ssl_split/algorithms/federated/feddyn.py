@@ -2,8 +2,9 @@
 
 * FedDyn (Acar et al., ICLR 2021, arXiv 2111.04263): d = g(x) + lambda (x - x_r + h_i); after the round h_i <- h_i + Delta_i,
   x_{r+1} = mean over participants of x_i + mean over all clients of h_i.
-* FedSMOO (Sun et al., "Dynamic Regularized Sharpness Aware Minimization in Federated Learning", ICML 2023, arXiv 2305.11584): the same with
-  g(x + e), e = rho u / ||u||, u = g(x) - mu_i - s; mu_i <- mu_i + e - s in every local step; after the round s = rho mean mu_i / ||mean mu_i||.
+* FedSMOO (Sun et al., "Dynamic Regularized Sharpness Aware Minimization in Federated Learning", ICML 2023, arXiv 2305.11584): the same
+  with g(x + e), e = rho u / ||u||, u = g(x) - mu_i - s; mu_i <- mu_i + e - s in every local step; after the round
+  s = rho mean mu_i / ||mean mu_i||.
 
 Deviations: the server keeps h_i, which goes down (it needs nothing further from the client); s by the published code's simplification of
 the paper's problem at the server.

@@ -2,7 +2,8 @@
 
 Fan et al., "Locally Estimated Global Perturbations are Better than Local Perturbations for Federated Sharpness-aware Minimization", ICML
 2024 (arXiv 2405.18890): d = g(x + e), e = -rho U_i / ||U_i||, U_i = x_r - (the x that client i received when it last took part), 0 at
-its first time. The global model went downhill along U_i, so -U_i points uphill. FedLESAM-S adds SCAFFOLD's c - c_i, FedLESAM-D FedDyn's dual.
+its first time. The global model went downhill along U_i, so -U_i points uphill. FedLESAM-S adds SCAFFOLD's c - c_i, FedLESAM-D FedDyn's
+dual.
 
 Deviations: one norm over all parameters, where the published code indexes a flat vector by the number of a tensor. `lesam_previous_round`
 takes U = x_r - x_{r-1} for everybody, as that code does, and then U is sent.

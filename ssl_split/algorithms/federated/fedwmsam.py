@@ -16,7 +16,8 @@ correction is c - c_k; delta in units of parameters, so that e points uphill (`w
 readings); the similarity without the code's + 1. The published code indexes a flat vector by the number of a tensor, so its perturbation is
 not the paper's: here it is.
 
-Switches: `wmsam_momentum` (off: alpha is 1), `wmsam_personalised` (off: no variates), `rho: 0` (no perturbation), `wmsam_adapt: 0` (alpha stays).
+Switches: `wmsam_momentum` (off: alpha is 1), `wmsam_personalised` (off: no variates), `rho: 0` (no perturbation), `wmsam_adapt: 0`
+(alpha stays).
 """
 
 from __future__ import annotations

@@ -36,6 +36,11 @@ class Half:
     ended: Tensor | None = None
 
     @property
+    def entries(self) -> int:
+        """Numbers in a vector, without the padding of its layout."""
+        return self.copies.weights.layout.trainable_numel
+
+    @property
     def start(self) -> Tensor:
         """x_r, the model at the start of the round, `(d,)`."""
         return self.state.trees[f"{self.name}.online"].parameters

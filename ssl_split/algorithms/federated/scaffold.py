@@ -20,8 +20,8 @@ from ssl_split.algorithms.federated.half import Half
 class SCAFFOLD(FedAvg):
     """`variate` is c at the server and c_i of each client."""
 
-    shared = ("variate",)
-    own = ("variate",)
+    shared: tuple[str, ...] = ("variate",)
+    own: tuple[str, ...] = ("variate",)
     gathers = ("variate",)
 
     def downloads(self, half: Half) -> list[Tensor]:
