@@ -49,7 +49,8 @@ class Config:
     """One training run."""
 
     algorithm: str = field("monacosfl", "what trains", choices=ALGORITHMS, section="experiment")
-    cut: int | str = field(13, "where the network is cut: a number, 0 (nothing on the client) or full")
+    cut: int | str = field(13, "where the network is cut: a number, 0 (nothing on the client) or full (default: 13; for federated "
+                               "algorithms full)")
     seed: int = field(0, "seed of initial weights, order, views and cohorts", low=0)
     name: str | None = field(None, "first part of the run directory's name (default: algorithm, dataset and cut)")
 
@@ -204,6 +205,8 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     Raises:
         ValueError: unknown key, wrong type or impossible value.
     """
+    if "cut" not in values and values.get("algorithm") in FEDERATED:
+        values = {**values, "cut": "full"}
     config = fields.build(Config, values)
     if isinstance(config.cut, str) and config.cut != "full":
         if not config.cut.isdigit():

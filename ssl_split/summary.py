@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from ssl_split.algorithms.api import State
-from ssl_split.channel import KINDS
 from ssl_split.clock import BUSY, waiting_shares
 from ssl_split.config import FEDERATED, RESULTS_VERSION
 from ssl_split.models.memory import client_memory
@@ -62,14 +61,14 @@ def _work(state: State) -> dict[str, float]:
 
 def waiting(state: State) -> dict[str, float | None]:
     """Which part of the virtual time of its rounds a client waits: the fastest one, and the mean over clients; None where nobody takes part
-    in rounds. The fastest is the one with the fewest busy seconds per message of smashed data (one in every local step), so that a
-    client does not count as fast because it has few images."""
+    in rounds. The fastest is the one with the fewest busy seconds per image that it went through, so that a client does not count as
+    fast because it has few of them."""
     presence = state.tensors["presence"]
-    shares, batches = waiting_shares(presence, state.tensors["clock"]), state.ledger.total[KINDS.index("act_up"), :, 0]
-    known = (~shares.isnan() & (batches > 0)).nonzero().flatten()
+    shares, images = waiting_shares(presence, state.tensors["clock"]), state.positions
+    known = (~shares.isnan() & (images > 0)).nonzero().flatten()
     if len(known) == 0:
         return {"waiting_share_fastest": None, "waiting_share_mean": None}
-    fastest = known[(presence[BUSY, known] / batches[known]).argmin()]
+    fastest = known[(presence[BUSY, known] / images[known]).argmin()]
     return {"waiting_share_fastest": float(shares[fastest]), "waiting_share_mean": float(shares[known].mean())}
 
 

@@ -78,6 +78,7 @@ def test_mocosfl_waits_twice_in_every_step() -> None:
     clock._devices = FAST_AND_SLOW
     made.wire = Channel(made.config.wire, made.state.ledger, clock=clock)
     made.run(2)
+    made.state.positions += 2 * made.config.batch_size  # which the training loop does
     assert made.state.tensors["presence"][[BUSY, PRESENT]].tolist() == [[16, 24], [40, 40]]
     assert waiting(made.state) == {"waiting_share_fastest": pytest.approx(24 / 40), "waiting_share_mean": pytest.approx(0.5)}
 

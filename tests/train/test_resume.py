@@ -17,7 +17,7 @@ from tiny import tiny
 from ssl_split import run as runs
 from ssl_split import train
 from ssl_split.algorithms.table import ALGORITHMS
-from ssl_split.config import Config
+from ssl_split.config import FEDERATED, Config
 
 
 class Killed(Exception):
@@ -84,6 +84,9 @@ SETTINGS = {
                                                "divergence_every_rounds": 2},
     "split_learning": {"algorithm": "split_learning", **UNEVEN},
     "centralised": {"algorithm": "centralised", "optimiser_state": "keep"},
+    **{name: {"algorithm": name, "cut": "full", "clients": 4, "clients_per_round": 2, "rounds": 3, "momentum": 0.0, **UNEVEN}
+       for name in FEDERATED},
+    "fedwmsam, split": {"algorithm": "fedwmsam", "clients": 4, "clients_per_round": 2, "rounds": 3, "clients_at_once": 1, **UNEVEN},
 }
 
 

@@ -13,9 +13,10 @@ from tiny import TINY, tiny
 
 from attacks import invert
 from probes import classifier, knn, linear
+from ssl_split import config as configuration
 from ssl_split import run as runs
 from ssl_split import train
-from ssl_split.config import SUPERVISED
+from ssl_split.config import FEDERATED, SUPERVISED
 from ssl_split.report import build
 from ssl_split.sweep import plan
 from ssl_split.sweep.jobs import jobs
@@ -44,6 +45,20 @@ def test_bytes_are_the_closed_form_and_labels_are_counted(algorithm: str, tmp_pa
         assert 0 < result["waiting_share_fastest"] < 1
         assert 0 < result["waiting_share_mean"] < 1
         assert result["bytes"]["up"]["label_up"] == 8 * result["bytes"]["up"]["act_up"] / 4 / 8 / 16 / 16  # of 8x16x16 numbers an image
+
+
+@pytest.mark.parametrize("algorithm", FEDERATED)
+def test_federated_runs_send_what_the_closed_form_says(algorithm: str, tmp_path: Path) -> None:
+    values = {k: v for k, v in TINY.items() if k not in ("cut", "rounds")} | SMALL | {"algorithm": algorithm, "out": str(tmp_path)}
+    done = train.run(configuration.from_dict({**values, "momentum": 0.0, "rounds": 2}))
+    result = done.result
+    assert result["cut"] == "full"
+    assert result["mib_per_client"] == pytest.approx(result["mib_per_client_closed_form"])
+    assert not result["bytes"]["up"]["act_up"] + result["bytes"]["up"]["label_up"]
+    assert result["client_memory_bytes"]["saved_activations"] > 0
+    assert 0 <= result["waiting_share_fastest"] < 1
+    assert 0 < result["waiting_share_mean"] < 1
+    assert result["validation_accuracy"]["accuracy"] > 0.1
 
 
 def test_attack_probes_and_report_work_on_it(tmp_path: Path) -> None:
