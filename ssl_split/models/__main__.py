@@ -31,7 +31,7 @@ LEFT = 2
 """Columns that are text, aligned to the left."""
 
 
-def _like_training(name: str) -> Any:
+def like_training(name: str) -> Any:
     """The field of `Config` with its default, help and limits."""
     known = next(f for f in dataclasses.fields(Config) if f.name == name)
     return dataclasses.field(default=known.default, metadata=known.metadata)
@@ -41,10 +41,10 @@ def _like_training(name: str) -> Any:
 class Options:
     """Flags of the command."""
 
-    arch: str = _like_training("arch")
-    width: float = _like_training("width")
-    norm: str = _like_training("norm")
-    stem: str = _like_training("stem")
+    arch: str = like_training("arch")
+    width: float = like_training("width")
+    norm: str = like_training("norm")
+    stem: str = like_training("stem")
     image_size: int = field(32, "pixels per side", low=1)
     head: Head = field(Head, "projection head")
     bottleneck: Bottleneck = field(Bottleneck, "CxSy bottleneck at each cut")
@@ -58,20 +58,20 @@ def _row(cost: Cost) -> tuple[str, ...]:
     return (str(cost.cut), end, str(len(cost.client_units)), shape, *(f"{number:,}" for number in numbers))
 
 
-def _print(rows: Sequence[tuple[str, ...]]) -> None:
-    """A table that fits a terminal, or aligned plain lines, which never wrap, for a file or a pipe."""
+def print_table(columns: Sequence[str], rows: Sequence[tuple[str, ...]], *, left: int) -> None:
+    """A table that fits a terminal, or aligned plain lines, which never wrap, for a file or a pipe; the first `left` columns are text."""
     console = Console()
     if console.is_terminal:
         table = Table()
-        for i, name in enumerate(COLUMNS):
-            table.add_column(name, justify="left" if i < LEFT else "right", overflow="fold")
+        for i, name in enumerate(columns):
+            table.add_column(name, justify="left" if i < left else "right", overflow="fold")
         for row in rows:
             table.add_row(*row)
         console.print(table)
         return
-    widths = [max(len(row[i]) for row in (COLUMNS, *rows)) for i in range(len(COLUMNS))]
-    for row in (COLUMNS, *rows):
-        print("  ".join(f"{text:<{w}}" if i < LEFT else f"{text:>{w}}" for i, (text, w) in enumerate(zip(row, widths, strict=True))))
+    widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
+    for row in (columns, *rows):
+        print("  ".join(f"{text:<{w}}" if i < left else f"{text:>{w}}" for i, (text, w) in enumerate(zip(row, widths, strict=True))))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -83,7 +83,7 @@ def main(argv: Sequence[str]) -> None:
     extra = (f"a bottleneck C{options.bottleneck.channels}S{options.bottleneck.stride} at each cut" if options.bottleneck.channels else
              f"backbone {total - head:,} parameters")
     print(f"{options.arch}, width {options.width:g}, images of {options.image_size} pixels: {extra}, head {head:,} parameters")
-    _print([_row(row) for row in rows])
+    print_table(COLUMNS, [_row(row) for row in rows], left=LEFT)
     print(f"train with one: python -m ssl_split.train {shlex.join([*argv, '--cut', str(rows[len(rows) // 2].cut)])}")
 
 

@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_split.config import Config
-from ssl_split.models.split import Network, build_units, input_shape, join
-from ssl_split.models.units import legal_cuts, on_meta, trace
+from ssl_split.models.split import Network, build_units, join
+from ssl_split.models.units import input_shape, legal_cuts, on_meta, trace
 
 
 @dataclass(frozen=True)

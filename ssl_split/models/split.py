@@ -11,7 +11,7 @@ from ssl_split import rng
 from ssl_split.config import Config
 from ssl_split.models import heads, mobilenet, opt, resnet, small, user, vgg, vit
 from ssl_split.models.layers import initialise
-from ssl_split.models.units import Unit, legal_cuts, pool, trace, units_below
+from ssl_split.models.units import Unit, input_shape, legal_cuts, pool, trace, units_below
 
 __all__ = ["ARCHITECTURES", "Half", "Network", "Unit", "assemble", "build", "build_units", "join"]
 
@@ -158,11 +158,6 @@ def assemble(config: Config, *, image_size: int, classes: int = 0) -> Network:
     """The network of a configuration, the project's own parts still without memory (meta device); see `build`."""
     units = build_units(config, image_size)
     return join(units, trace(units, input_shape(config, image_size)), config, classes=classes)
-
-
-def input_shape(config: Config, size: int) -> tuple[int, ...]:
-    """What a network takes of one example: an image `(3, S, S)`, or token ids `(L,)`."""
-    return (size,) if config.dataset == "tsv" else (3, size, size)
 
 
 def join(units: Sequence[Unit], shapes: Sequence[tuple[int, ...]], config: Config, *, classes: int = 0) -> Network:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ssl_split.config import Config
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -41,6 +43,11 @@ def pool(h: Tensor) -> Tensor:
     if h.dim() == 4:
         return h.mean((2, 3))
     return h.mean(1) if h.dim() == 3 else h
+
+
+def input_shape(config: Config, size: int) -> tuple[int, ...]:
+    """What a network takes of one example: an image `(3, S, S)`, or token ids `(L,)`."""
+    return (size,) if config.dataset == "tsv" else (3, size, size)
 
 
 def on_meta(module: nn.Module, x: Tensor) -> Tensor:

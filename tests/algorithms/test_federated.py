@@ -332,3 +332,22 @@ def test_every_method_lowers_the_loss_in_round_one(name: str) -> None:
         made.rounds(1)
         found.append(loss())
     assert found[0] > found[1] > found[2] > found[3]
+
+
+# --- costs ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    """Relative to the size of the weights; the memory beyond FedAvg's is the vectors that a client holds."""
+    from ssl_split.algorithms.__main__ import main
+
+    main(["--arch", "mlp", "--image-size", "16", "--batch-size", "4"])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    rows = {line[0]: [float(word) for word in line[1:]] for line in lines[1:]}
+    assert set(rows) == set(FEDERATED)
+    size = rows["fedavg"][1]
+    assert {name for name, row in rows.items() if row[0] == 2} == set(SAM)
+    for name, factor in (("fedsmoo", 4), ("fedwmsam", 2), ("scaffold", 2), ("fedlesam", 1)):
+        assert rows[name][1] == pytest.approx(factor * size, abs=0.2)
+    for row in rows.values():
+        assert row[4] - rows["fedavg"][4] == pytest.approx((row[3] - 2) * size, abs=0.4)

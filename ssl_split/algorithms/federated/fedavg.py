@@ -40,6 +40,8 @@ class FedAvg(SFLV1):
     own: tuple[str, ...] = ()
     scratch: tuple[str, ...] = ()
     gathers: tuple[str, ...] = ()
+    client_vectors = 0
+    """Vectors of the size of the weights that a client holds in a step beside its weights and their gradient."""
     looks_first = False
     """Whether the gradient at x is needed to know where the gradient is taken: a second backward pass."""
 

@@ -21,6 +21,7 @@ class FedCM(FedAvg):
 
     shared = ("momentum",)
     gathers = ("momentum",)
+    client_vectors = 1  # m
 
     def downloads(self, half: Half) -> list[Tensor]:
         """m."""

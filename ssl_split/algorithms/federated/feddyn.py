@@ -27,6 +27,7 @@ class FedDyn(FedAvg):
     shared: tuple[str, ...] = ("dual",)
     own: tuple[str, ...] = ("dual",)
     gathers: tuple[str, ...] = ("dual",)
+    client_vectors = 2  # x_r and h_i
 
     def downloads(self, half: Half) -> list[Tensor]:
         """h_i."""
@@ -56,6 +57,7 @@ class FedSMOO(FedDyn):
     shared = ("dual", "tilt")
     own = ("dual", "tilt")
     gathers = ("dual", "tilt")
+    client_vectors = 5  # those, mu_i, s, and x while the weights are at x + e
     looks_first = True
 
     def downloads(self, half: Half) -> list[Tensor]:

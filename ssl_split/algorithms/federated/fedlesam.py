@@ -28,6 +28,7 @@ class FedLESAM(FedAvg):
 
     own: tuple[str, ...] = ("received",)
     shared: tuple[str, ...] = ("previous",)
+    client_vectors = 2  # U, and x while the weights are at x + e
 
     def init(self) -> State:
         """Nobody has received anything, and round 0 has none before it."""
@@ -76,6 +77,7 @@ class FedLESAMS(FedLESAM, SCAFFOLD):
 
     shared = (*FedLESAM.shared, *SCAFFOLD.shared)
     own = (*FedLESAM.own, *SCAFFOLD.own)
+    client_vectors = FedLESAM.client_vectors + SCAFFOLD.client_vectors
 
     @property
     def correction_weight(self) -> float:
@@ -88,3 +90,4 @@ class FedLESAMD(FedLESAM, FedDyn):
 
     shared = (*FedLESAM.shared, *FedDyn.shared)
     own = (*FedLESAM.own, *FedDyn.own)
+    client_vectors = FedLESAM.client_vectors + FedDyn.client_vectors

@@ -15,6 +15,8 @@ from ssl_split.algorithms.federated.half import Half
 class FedProx(FedAvg):
     """mu is `federated.prox`."""
 
+    client_vectors = 1  # x_r
+
     def direction(self, halves: Sequence[Half]) -> None:
         """d = g + mu (x - x_r)."""
         for h in halves:

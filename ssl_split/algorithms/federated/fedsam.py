@@ -25,6 +25,7 @@ class FedSAM(FedAvg):
     """rho is `federated.rho`."""
 
     looks_first = True
+    client_vectors = 1  # x, while the weights are at x + e
 
     def perturbation(self, halves: Sequence[Half], wire: Channel, members: Tensor) -> list[Tensor]:
         """e = rho g / ||g||."""
@@ -35,6 +36,10 @@ class FedSAM(FedAvg):
 class MoFedSAM(FedSAM, FedCM):
     """FedCM's momentum on FedSAM's gradient."""
 
+    client_vectors = FedSAM.client_vectors + FedCM.client_vectors
+
 
 class FedGAMMA(FedSAM, SCAFFOLD):
     """SCAFFOLD's variates on FedSAM's gradient."""
+
+    client_vectors = FedSAM.client_vectors + SCAFFOLD.client_vectors

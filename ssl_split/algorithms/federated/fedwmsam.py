@@ -42,6 +42,7 @@ class FedWMSAM(FedAvg):
     shared = ("momentum", "variate")
     own = ("variate",)
     gathers = ("momentum", "variate")
+    client_vectors = 3  # x_r, m^k, and x while the weights are at x + e
 
     @property
     def scratch(self) -> tuple[str, ...]:  # type: ignore[override]

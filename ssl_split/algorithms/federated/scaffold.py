@@ -23,6 +23,7 @@ class SCAFFOLD(FedAvg):
     shared: tuple[str, ...] = ("variate",)
     own: tuple[str, ...] = ("variate",)
     gathers = ("variate",)
+    client_vectors = 1  # c - c_i
 
     def downloads(self, half: Half) -> list[Tensor]:
         """c - c_i."""
