@@ -70,8 +70,8 @@ def print_table(columns: Sequence[str], rows: Sequence[tuple[str, ...]], *, left
         console.print(table)
         return
     widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
-    for row in (columns, *rows):
-        print("  ".join(f"{text:<{w}}" if i < left else f"{text:>{w}}" for i, (text, w) in enumerate(zip(row, widths, strict=True))))
+    for words in (columns, *rows):
+        print("  ".join(f"{text:<{w}}" if i < left else f"{text:>{w}}" for i, (text, w) in enumerate(zip(words, widths, strict=True))))
 
 
 def main(argv: Sequence[str]) -> None:
