@@ -27,7 +27,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ssl_split.algorithms.api import State
+from ssl_split.algorithms.api import Setup, State
 from ssl_split.algorithms.federated.fedavg import FedAvg
 from ssl_split.algorithms.federated.half import TINY, Half, dot, norm
 from ssl_split.channel import Channel
@@ -43,6 +43,11 @@ class FedWMSAM(FedAvg):
     own = ("variate",)
     gathers = ("momentum", "variate")
     client_vectors = 3  # x_r, m^k, and x while the weights are at x + e
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        if self.options.alpha == 1 and self.options.wmsam_momentum:
+            raise ValueError("federated.alpha = 1 leaves nothing to FedWMSAM's momentum: use --federated.wmsam-momentum false")
 
     @property
     def scratch(self) -> tuple[str, ...]:  # type: ignore[override]
