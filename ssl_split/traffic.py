@@ -28,8 +28,8 @@ def split_ssl_bytes(config: Config, *, steps: int, h: int, c: int) -> dict[str, 
     weights = 4 * min(config.syncs_per_round, steps) * c
     ema = weights if config.algorithm == "monacosfl" and config.monacosfl.align == "average" else 0
     return {"act_up": activation, "key_act_up": activation, "pert_act_up": 0, "label_up": 0,
-            "grad_down": activation if c else 0, "scalar_up": 0, "scalar_down": 0, "model_up": weights, "model_down": weights, "ema_up": ema,
-            "ema_down": ema, "control_up": 0, "control_down": 0}
+            "grad_down": activation if c else 0, "scalar_up": 0, "scalar_down": 0, "model_up": weights, "model_down": weights,
+            "ema_up": ema, "ema_down": ema, "control_up": 0, "control_down": 0}
 
 
 def supervised_sfl_bytes(config: Config, *, steps: int, visits: int, h: int, c: int) -> dict[str, int]:
