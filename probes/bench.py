@@ -47,7 +47,7 @@ class Common:
     extract_batch_size: int = field(256, "images per forward pass; changes speed and memory only", low=1)
 
 
-T = TypeVar("T", bound=Common)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -131,14 +131,7 @@ class Bench:
     @cached_property
     def device(self) -> torch.device:
         """Where networks and classifiers compute."""
-        name = self.options.device
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            torch.empty(0, device=name)
-        except (RuntimeError, AssertionError):
-            raise ValueError(f"device = {name!r} does not exist here; legal: auto, cpu, cuda, cuda:N") from None
-        return torch.device(name)
+        return device(self.options.device)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -239,6 +232,21 @@ class Bench:
             "raw_pixels": rulers.cached(folder, pixels_key, lambda: measure(self.pixels).rate),
             "untrained": rulers.cached(folder, untrained_key, lambda: measure(self.untrained).rate),
         }
+
+
+def device(name: str) -> torch.device:
+    """`auto` is the first GPU, else the CPU.
+
+    Raises:
+        ValueError: no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"device = {name!r} does not exist here; legal: auto, cpu, cuda, cuda:N") from None
+    return torch.device(name)
 
 
 def _known(path: Path) -> dict[str, Any] | None:

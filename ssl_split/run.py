@@ -185,8 +185,8 @@ def result_dir(run_dir: Path, section: str, name: str, options: Mapping[str, Any
 
     Args:
         run_dir: The run.
-        section: `attacks` or `probes`.
-        name: Name of the attack or probe.
+        section: `attacks`, `probes` or `measures`.
+        name: Name of the attack, probe or measurement.
         options: All that changes its numbers, plain values.
     """
     text = json.dumps([RESULTS_VERSION, dict(options)], sort_keys=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from statistics import stdev
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ def summarise(training: Training, state: State, *, images: int, seconds: float) 
         "kind": "run", "algorithm": config.algorithm, "cut": config.cut, "seed": config.seed, "dataset": config.dataset,
         "finished": True, "steps": state.step, "rounds": state.round, "loss": at_syncs[-1].get("train_loss", at_syncs[-1].get("loss")),
         "train_accuracy": at_syncs[-1].get("train_accuracy"), **validation, "reached": _reached(lines, config.target_accuracy),
-        "collapse_std": at_syncs[-1].get("collapse_std"),
+        "collapse_std": at_syncs[-1].get("collapse_std"), "late_oscillation": late_oscillation(lines),
         **_traffic(training, state), **_sizes(training), "client_memory_bytes": _client_memory(training),
         "divergence": divergence if divergence["online_to_mean"] is not None else None,
         **_work(state), "virtual_seconds": float(state.tensors["clock"].max()), **waiting(state), "seconds": round(seconds, 2),
@@ -48,6 +49,12 @@ def _validated(lines: list[dict[str, Any]], name: str) -> dict[str, float] | Non
     """The last validation of this kind, with its interval."""
     found = [line for line in lines if name in line]
     return {"accuracy": found[-1][name], "low": found[-1]["validation_low"], "high": found[-1]["validation_high"]} if found else None
+
+
+def late_oscillation(lines: list[dict[str, Any]]) -> float | None:
+    """Standard deviation of the last tenth of all validations, five at least; None where there are fewer."""
+    found = [accuracy for line in lines if (accuracy := line.get("validation_accuracy", line.get("validation_knn"))) is not None]
+    return stdev(found[-max(5, len(found) // 10):]) if len(found) >= 5 else None
 
 
 def _work(state: State) -> dict[str, float]:

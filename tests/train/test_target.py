@@ -7,6 +7,7 @@ import pytest
 from tiny import tiny
 
 from ssl_split import train
+from ssl_split.summary import late_oscillation
 
 SMALL = {"algorithm": "sfl_v1", "cut": 3, "client_lr": 0.05, "server_lr": 0.05, "rounds": 3, "validate_every_rounds": 1}
 
@@ -36,3 +37,10 @@ def test_a_run_of_which_every_message_is_lost_ends_without_a_loss(tmp_path: Path
     assert done.result["loss"] is None
     assert done.result["bytes"]["up"]["act_up"] > 0
     assert done.result["bytes"]["down"]["grad_down"] == 0
+
+
+def test_late_oscillation_is_the_deviation_of_the_last_validations() -> None:
+    lines = [{"step": i} if i % 2 else {"step": i, "validation_accuracy": 0.5 + (0.1 if i % 4 else -0.1)} for i in range(40)]
+    assert late_oscillation(lines) == pytest.approx((5 * 0.01 - 0.1**2 / 5) ** 0.5 / 2)  # of five, three above and two below, or the reverse
+    assert late_oscillation(lines[:8]) is None
+    assert late_oscillation([{"validation_accuracy": 0.4}] * 5) == 0
