@@ -31,14 +31,20 @@ NEUTRAL = ("checkpoint", "which", "out", "data_dir", "device", "extract_batch_si
 
 
 @dataclass(frozen=True)
-class Common:
-    """Options of every probe."""
+class Target:
+    """Which run is probed, and where its images are."""
 
     checkpoint: str | None = field(None, "run directory or .safetensors file (default: the newest finished run in --out)",
                                    section="checkpoint")
     which: str = field("last", "checkpoint of a run directory", choices=("last", "best"))
     out: str = field("runs", "folder in which the newest run is looked for")
     data_dir: str | None = field(None, "folder that holds the data set (default: the one the run was trained with)")
+
+
+@dataclass(frozen=True)
+class Common(Target):
+    """Options of every probe."""
+
     features: str = field("backbone", "backbone: pooled (headline); projector: head output; smashed: what the server sees",
                           choices=KINDS, section="features")
     smashed_limit: int = field(SMASHED_LIMIT, "most numbers per image kept of smashed data, by averaging", low=1)

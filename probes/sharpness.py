@@ -28,14 +28,9 @@ BATCH = 128
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(bench.Target):
     """Options of the sharpness measurement."""
 
-    checkpoint: str | None = field(None, "run directory or .safetensors file (default: the newest finished run in --out)",
-                                   section="checkpoint")
-    which: str = field("last", "checkpoint of a run directory", choices=("last", "best"))
-    out: str = field("runs", "folder in which the newest run is looked for")
-    data_dir: str | None = field(None, "folder that holds the data set (default: the one the run was trained with)")
     images: int = field(1000, "training images, drawn with the seed", low=1, section="measurement")
     rho: float = field(0.05, "distance at which the loss is taken", above=0)
     iterations: int = field(30, "most Hessian-vector products", low=1)

@@ -75,23 +75,23 @@ class Training:
 
     def next_batch(self, state: State) -> Batch:
         """Random views of each participant's next B images, and their labels; moves the participants' streams on."""
-        config, taken, draws, views = self.config, [], [], self.algorithm.views
+        config, taken, keys, views = self.config, [], [], self.algorithm.views
         places = self.algorithm.participants(state)
         clients = state.cohort[places]
         for client in clients.tolist():
             position = int(state.positions[client])
             taken.append(self.streams.take(client, position, self.batch))
             # of supervised algorithms the same image gets the same view, whatever the schedule
-            key = ("crop", client, position) if config.supervised else ("views", state.step, client)
-            draws.append(augment.draw(views * self.batch, generator(config.seed, *key)))
+            keys.append(("crop", client, position) if config.supervised else ("views", state.step, client))
         state.positions[clients] += self.batch
         indices = torch.stack(taken)
         chosen = self.images[indices.to(self.device)]  # (A, B, C, H, W) uint8, or (A, B, L) token ids
         picked = chosen.expand(views, *chosen.shape)
-        uniforms = torch.stack(draws).unflatten(1, (views, self.batch)).transpose(0, 1).flatten(0, 2)
         if self.dataset.is_text:
             made = picked.flatten(0, 2).to(self.dtype)
         else:
+            draws = [augment.draw(views * self.batch, generator(config.seed, *key)) for key in keys]
+            uniforms = torch.stack(draws).unflatten(1, (views, self.batch)).transpose(0, 1).flatten(0, 2)
             made = augment.views(picked.flatten(0, 2), uniforms.to(self.device), config.augmentation, mean=self.dataset.mean,
                                  std=self.dataset.std, dtype=self.dtype)
         labels = self.dataset.train.labels if config.supervised else None

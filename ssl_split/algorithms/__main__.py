@@ -14,7 +14,7 @@ from ssl_split.algorithms.federated.fedavg import FedAvg
 from ssl_split.algorithms.table import ALGORITHMS
 from ssl_split.config import FEDERATED
 from ssl_split.fields import field
-from ssl_split.models.__main__ import like_training, print_table
+from ssl_split.models.__main__ import Backbone, print_table
 from ssl_split.models.memory import client_memory
 from ssl_split.models.split import assemble
 from ssl_split.models.units import input_shape
@@ -28,14 +28,9 @@ EPILOG = """examples:
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Backbone):
     """Flags of the command."""
 
-    arch: str = like_training("arch")
-    width: float = like_training("width")
-    norm: str = like_training("norm")
-    stem: str = like_training("stem")
-    image_size: int = field(32, "pixels per side", low=1)
     classes: int = field(10, "outputs of the classifier", low=2)
     batch_size: int = field(50, "images of a local step", low=1)
 

@@ -31,21 +31,27 @@ LEFT = 2
 """Columns that are text, aligned to the left."""
 
 
-def like_training(name: str) -> Any:
+def _like_training(name: str) -> Any:
     """The field of `Config` with its default, help and limits."""
     known = next(f for f in dataclasses.fields(Config) if f.name == name)
     return dataclasses.field(default=known.default, metadata=known.metadata)
 
 
 @dataclass(frozen=True)
-class Options:
+class Backbone:
+    """Flags that name a backbone."""
+
+    arch: str = _like_training("arch")
+    width: float = _like_training("width")
+    norm: str = _like_training("norm")
+    stem: str = _like_training("stem")
+    image_size: int = field(32, "pixels per side", low=1)
+
+
+@dataclass(frozen=True)
+class Options(Backbone):
     """Flags of the command."""
 
-    arch: str = like_training("arch")
-    width: float = like_training("width")
-    norm: str = like_training("norm")
-    stem: str = like_training("stem")
-    image_size: int = field(32, "pixels per side", low=1)
     head: Head = field(Head, "projection head")
     bottleneck: Bottleneck = field(Bottleneck, "CxSy bottleneck at each cut")
 

@@ -372,6 +372,12 @@ def test_feddyn_comes_to_rest_at_the_global_minimum(name: str, fields: dict[str,
     assert (plain.x - plain.best).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize(("name", "cut"), [("scaffold", "full"), ("fedwmsam", "full"), ("fedsam", 5), ("fedavg", 0)])
+def test_lost_messages_are_refused_where_nobody_has_said_what_they_mean(name: str, cut: int | str) -> None:
+    with pytest.raises(ValueError, match="with lost messages is not defined"):
+        trial(name, rounds=0, cut=cut, loss={"probability": 0.1})
+
+
 # --- costs ----------------------------------------------------------------------------------------------------------------------------
 
 

@@ -50,9 +50,9 @@ class FedAvg(SFLV1):
         self.options = self.config.federated
         self.whole = self.config.cut == "full"
         self.is_split = self.has_weights and not self.whole
-        if self.lossy and (self.shared or self.own):
-            raise ValueError(f"{self.config.algorithm} with lost messages is not defined: what a client would do without its vectors is "
-                             "open; use loss.retransmit")
+        if self.lossy and (self.shared or self.own or not self.whole):
+            raise ValueError(f"{self.config.algorithm} with lost messages is not defined: what a client does without its vectors, or a "
+                             "split method without one of its messages, is open; use loss.retransmit (FedAvg split with losses: sfl_v1)")
 
     # --- what a method may change ------------------------------------------------------------------------------------------------
 
