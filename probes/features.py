@@ -90,8 +90,7 @@ def _forward(network: Network, batch: Tensor, kind: str, mean: Triple, std: Trip
     if kind == "backbone":
         return network.features(x)
     if kind == "projector":
-        out: Tensor = network(x)
-        return out
+        return network.projections(x)
     return pool(network.client(x), limit=limit)
 
 

@@ -33,11 +33,12 @@ RESULTS_VERSION = 1
 
 DATASETS = ("digits", "photos", "cifar10", "cifar100", "svhn", "stl10", "mnist", "fashion_mnist", "imagefolder", "tsv")
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "mobilenetv2", "vgg11", "vgg16", "alexnet", "cnn4", "mlp", "vit", "opt")
-SELF_SUPERVISED = ("mocosfl", "monacosfl", "moco")
+FEDERATED_SSL = ("fedmoco", "fedbyol", "fedema")
+SELF_SUPERVISED = ("mocosfl", "monacosfl", "moco", *FEDERATED_SSL)
 SUPERVISED = ("sfl_v1", "sfl_v2", "minibatch_sfl", "smofi", "mu_splitfed", "gas", "split_learning", "centralised")
 FEDERATED = ("fedavg", "fedavgm", "slowmo", "fedprox", "scaffold", "fedcm", "fedsam", "mofedsam", "fedgamma", "feddyn", "fedsmoo",
              "fedlesam", "fedlesam_s", "fedlesam_d", "fedwmsam")
-WEIGHED_BY_DATA = ("fedavg", "fedavgm", "slowmo", "fedprox")
+WEIGHED_BY_DATA = ("fedavg", "fedavgm", "slowmo", "fedprox", *FEDERATED_SSL)
 """Federated methods whose averages are published with weights by data."""
 ALGORITHMS = SELF_SUPERVISED + SUPERVISED + FEDERATED
 UNFINGERPRINTED = ("name", "data_dir", "download", "device", "threads", "out", "checkpoint_every_seconds", "keep_checkpoints",
@@ -81,22 +82,25 @@ class Config:
     rounds: int = field(200, "rounds; in the split SSL algorithms one epoch of the cohort each", low=1)
     local_epochs: int = field(1, "passes over the client's images per round", low=1)
     syncs_per_round: int = field(10, "averagings per round S", low=1)
-    local_steps: int | None = field(None, "supervised: steps per client and round (default: floor(images * epochs / B), at least 1)", low=1)
-    clients_at_once: int | None = field(None, "sfl_v1, mu_splitfed: clients in memory together; others follow (default: all)", low=1)
+    local_steps: int | None = field(None, "supervised and federated: steps per client and round (default: floor(images * epochs / B), at "
+                                          "least 1)", low=1)
+    clients_at_once: int | None = field(None, "sfl_v1, mu_splitfed, federated: clients in memory together; others follow (default: all)",
+                                        low=1)
     weighting: str = field("auto", "weights of an average: uniform, data (client sizes), or auto: data for supervised algorithms, but as "
                                    "published for federated ones",
                            choices=("auto", "uniform", "data"))
 
     client_lr: float = field(0.06, "client learning rate at the start", low=0, section="optimisation")
     server_lr: float = field(0.06, "server learning rate at the start", low=0)
-    schedule: str = field("cosine", "decay of both rates over all steps (supervised: over rounds; exponential: for them alone)",
+    schedule: str = field("cosine", "decay of both rates over all steps (supervised and federated: over rounds; exponential: theirs alone)",
                           choices=("cosine", "constant", "exponential"))
     decay: float = field(0.998, "factor of both rates from round to round (exponential)", above=0, high=1)
     momentum: float = field(0.9, "SGD momentum; beta 1 of Adam", low=0, high=1)
     weight_decay: float = field(5e-4, "L2 penalty", low=0)
     reset_momentum: bool = field(False, "zero the clients' SGD momentum at each sync (published: kept)")
 
-    optimiser: str = field("sgd", "of clients and server", choices=("sgd", "nesterov", "adam", "adamw"), section="supervised learning")
+    optimiser: str = field("sgd", "of clients and server", choices=("sgd", "nesterov", "adam", "adamw"),
+                           section="supervised and federated learning")
     adam: AdamOptions = field(AdamOptions, "further coefficients of Adam")
     optimiser_state: str = field("reset", "momentum of both halves at the start of a round: zero, or kept by each client",
                                  choices=("reset", "keep"))
@@ -107,11 +111,11 @@ class Config:
     gas: GasOptions = field(GasOptions, "buffers of GAS")
     federated: FederatedOptions = field(FederatedOptions, "coefficients of the federated methods")
 
-    queue_size: int = field(6000, "negative keys K", low=1, section="contrastive learning")
+    queue_size: int = field(6000, "negative keys K; of fedmoco for each client", low=1, section="contrastive learning")
     queue: str = field("shared", "shared: one queue; per_client: K // P keys for each place in the cohort",
                        choices=("shared", "per_client"))
     temperature: float = field(0.1, "temperature T of the logits", above=0)
-    ema: float = field(0.99, "decay of the momentum networks", low=0, high=1)
+    ema: float = field(0.99, "decay of the momentum networks; of BYOL's targets", low=0, high=1)
     symmetric: str = field("stacked", "none: one view is the query; original: MocoSFL's two terms; stacked: both views in one batch",
                            choices=("none", "original", "stacked"))
     client_grad_scale: str = field("global_mean", "gradient sent back: of the mean over the cohort, or of the client's own mean",
@@ -151,6 +155,16 @@ class Config:
     def supervised(self) -> bool:
         """Whether training reads labels."""
         return self.algorithm in SUPERVISED + FEDERATED
+
+    @property
+    def federated_ssl(self) -> bool:
+        """Whether each client trains without labels by itself (FedMoCo, FedBYOL, FedEMA)."""
+        return self.algorithm in FEDERATED_SSL
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the head predicts the projection of the other view (BYOL)."""
+        return self.algorithm in ("fedbyol", "fedema")
 
     @property
     def weighs_by_data(self) -> bool:
@@ -205,7 +219,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     Raises:
         ValueError: unknown key, wrong type or impossible value.
     """
-    if "cut" not in values and values.get("algorithm") in FEDERATED:
+    if "cut" not in values and values.get("algorithm") in FEDERATED + FEDERATED_SSL:
         values = {**values, "cut": "full"}
     config = fields.build(Config, values)
     if isinstance(config.cut, str) and config.cut != "full":
@@ -233,7 +247,11 @@ def from_dict(values: Mapping[str, Any]) -> Config:
 def _check_unread(config: Config) -> None:
     """Refuse a field that the algorithm would not read: what is set is what runs."""
     known, unread = Config(), []
-    if not config.supervised:
+    if config.federated_ssl:
+        unread = ["outer", "divergence_every_rounds", "client_grad_scale", "queue", "reset_momentum"]
+        if config.symmetric == "original":
+            raise ValueError(f"symmetric = 'original' is how MocoSFL divides two terms, not {config.algorithm}: use stacked or none")
+    elif not config.supervised:
         unread = ["optimiser", "optimiser_state", "adam", "clip_norm", "outer", "local_steps", "clients_at_once", "divergence_every_rounds"]
         if config.schedule == "exponential":
             raise ValueError(f"schedule = 'exponential' falls from round to round, which {config.algorithm} does not know: use cosine or "

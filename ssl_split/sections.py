@@ -43,10 +43,10 @@ class Augment:
 
 @dataclass(frozen=True)
 class Head:
-    """Projection head of the contrastive algorithms."""
+    """Projection head of the self-supervised algorithms; of the same size the predictor of fedbyol and fedema."""
 
     hidden: int = field(1024, "hidden units", low=1)
-    out: int = field(1024, "dimensions of a key", low=1)
+    out: int = field(1024, "dimensions of a key or projection", low=1)
 
 
 @dataclass(frozen=True)
@@ -212,6 +212,9 @@ class FederatedOptions:
     wmsam_adapt: float = field(0.01, "FedWMSAM: share by which alpha follows the similarity in each round; 0: alpha stays", low=0, high=1)
     wmsam_perturbation: str = field("toward", "FedWMSAM: where the perturbation points. toward x_r + b eta m; away from x_r - b eta m; "
                                               "unit_step: toward x_r + b m (published code)", choices=("toward", "away", "unit_step"))
+    reset_key: bool = field(False, "FedMoCo: the momentum encoder starts every round as a copy of the model (else: kept by the client)")
+    ema_autoscaler: float = field(0.7, "tau of FedEMA: share of its own model that a client keeps when it takes part again; 0 is FedBYOL",
+                                  low=0, high=1)
     wmsam_mean_gradient: bool = field(False, "FedWMSAM: c_k is the mean of the raw gradients, one more vector up")
 
 

@@ -11,7 +11,7 @@ import torch
 
 from ssl_split.algorithms.api import State
 from ssl_split.clock import BUSY, waiting_shares
-from ssl_split.config import FEDERATED, RESULTS_VERSION
+from ssl_split.config import FEDERATED, FEDERATED_SSL, RESULTS_VERSION
 from ssl_split.models.memory import client_memory
 from ssl_split.optim import Optimiser
 from ssl_split.run import command_line
@@ -99,8 +99,8 @@ def _traffic(training: Training, state: State) -> dict[str, Any]:
         return values | {"mib_per_client": 0.0, "mib_per_client_closed_form": 0.0, "mib_per_client_published_formula": None}
     total = sum(sum(kinds.values()) for kinds in sent.values())
     h, c = math.prod(training.network.smashed_shape), training.client_entries
-    if config.supervised:
-        closed_form = _supervised_closed_form(training, state, h=h, c=c)
+    if config.supervised or config.federated_ssl:
+        closed_form = _closed_form_by_steps(training, state, h=h, c=c, clients=took_part)
         return values | {"mib_per_client": total / max(took_part, 1) / MIB, "mib_per_client_published_formula": None,
                          "mib_per_client_closed_form": closed_form and closed_form / took_part / MIB}
     taken = state.step / training.steps * len(state.cohort) / max(took_part, 1)  # rounds per client
@@ -111,8 +111,8 @@ def _traffic(training: Training, state: State) -> dict[str, Any]:
                      "mib_per_client_published_formula": published / MIB}
 
 
-def _supervised_closed_form(training: Training, state: State, *, h: int, c: int) -> int | None:
-    """Bytes of all clients; None for a trial, which ends in the middle of a round."""
+def _closed_form_by_steps(training: Training, state: State, *, h: int, c: int, clients: int) -> int | None:
+    """Bytes of all clients where each makes its own number of steps; None for a trial, which ends in the middle of a round."""
     config = training.config
     if state.step != sum(training.lengths[: state.round]):
         return None
@@ -123,9 +123,9 @@ def _supervised_closed_form(training: Training, state: State, *, h: int, c: int)
     cohorts = [training.cohort(round).tolist() for round in range(state.round)]
     steps = sum(local[client] for cohort in cohorts for client in cohort)
     visits = config.cohort_size * state.round
-    if config.algorithm in FEDERATED:
+    if config.algorithm in FEDERATED + FEDERATED_SSL:
         d, apart = training.cost.client_parameters, bool(training.cost.client_parameters and training.cost.server_parameters)
-        return sum(federated_bytes(config, steps=steps, visits=visits, h=h, c=c, d=d, apart=apart).values())
+        return sum(federated_bytes(config, steps=steps, visits=visits, h=h, c=c, d=d, apart=apart, clients=clients).values())
     return sum(supervised_sfl_bytes(config, steps=steps, visits=visits, h=h, c=c).values())
 
 

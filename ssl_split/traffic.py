@@ -61,7 +61,7 @@ TWICE = ("fedsam", "mofedsam", "fedgamma", "fedsmoo")
 """Methods that look at each minibatch twice."""
 
 
-def federated_bytes(config: Config, *, steps: int, visits: int, h: int, c: int, d: int, apart: bool) -> dict[str, int]:
+def federated_bytes(config: Config, *, steps: int, visits: int, h: int, c: int, d: int, apart: bool, clients: int = 0) -> dict[str, int]:
     """Bytes by kind of the federated methods in float32, `lazy` weights, all clients together.
 
     Args:
@@ -70,11 +70,16 @@ def federated_bytes(config: Config, *, steps: int, visits: int, h: int, c: int, 
         c: State entries of the client part; the whole network at cut `full`.
         d: Trainable entries among them.
         apart: Whether both halves have weights.
+        clients: That took part at all; FedEMA has nothing to compare with at their first time.
 
     Returns:
         Bytes per message kind. At cut `full` R [c f] up and R [(1 + vectors) d f] down; split as SFL-V1, twice for methods that look twice,
-        and one number in either direction for each norm over both halves.
+        and one number in either direction for each norm over both halves. Without labels (FedMoCo, FedBYOL, FedEMA) the smashed data of
+        the target go up as well, all that for both views with `symmetric: stacked`.
     """
+    if config.federated_ssl:
+        return _federated_ssl_bytes(config, images=steps * config.batch_size, visits=visits, h=h, c=c,
+                                    norms=visits - clients if config.algorithm == "fedema" and apart else 0)
     options, algorithm = config.federated, config.algorithm
     down = VECTORS_DOWN.get(algorithm, 0) + (options.lesam_previous_round and algorithm.startswith("fedlesam"))
     up = (algorithm == "fedsmoo") + (algorithm == "fedwmsam" and options.wmsam_mean_gradient)
@@ -89,6 +94,15 @@ def federated_bytes(config: Config, *, steps: int, visits: int, h: int, c: int, 
     number = 4 * steps * norms * apart
     return made | {"act_up": activation, "grad_down": activation if c else 0, "label_up": config.wire.label_bytes * images,
                    "scalar_up": number, "scalar_down": number}
+
+
+def _federated_ssl_bytes(config: Config, *, images: int, visits: int, h: int, c: int, norms: int) -> dict[str, int]:
+    made = {"model_up": 4 * visits * c, "model_down": 4 * visits * c}
+    if config.cut == "full":
+        return made
+    activation = 4 * images * h * (2 if config.symmetric == "stacked" else 1)
+    return made | {"act_up": activation, "key_act_up": activation, "grad_down": activation if c else 0, "scalar_up": 4 * norms,
+                   "scalar_down": 4 * norms}
 
 
 def published_mocosfl(epochs: float, epochs_per_sync: float, images: float, c: int, h: int) -> tuple[float, float]:

@@ -81,8 +81,9 @@ class Training:
         for client in clients.tolist():
             position = int(state.positions[client])
             taken.append(self.streams.take(client, position, self.batch))
-            # of supervised algorithms the same image gets the same view, whatever the schedule
-            keys.append(("crop", client, position) if config.supervised else ("views", state.step, client))
+            # of supervised and federated algorithms the same image gets the same views, whatever the schedule
+            own_pace = config.supervised or config.federated_ssl
+            keys.append(("crop", client, position) if own_pace else ("views", state.step, client))
         state.positions[clients] += self.batch
         indices = torch.stack(taken)
         chosen = self.images[indices.to(self.device)]  # (A, B, C, H, W) uint8, or (A, B, L) token ids

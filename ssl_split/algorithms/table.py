@@ -7,9 +7,12 @@ from typing import Protocol
 from ssl_split.algorithms.api import Algorithm, Setup
 from ssl_split.algorithms.federated.fedavg import FedAvg
 from ssl_split.algorithms.federated.fedavgm import FedAvgM
+from ssl_split.algorithms.federated.fedbyol import FedBYOL
 from ssl_split.algorithms.federated.fedcm import FedCM
 from ssl_split.algorithms.federated.feddyn import FedDyn, FedSMOO
+from ssl_split.algorithms.federated.fedema import FedEMA
 from ssl_split.algorithms.federated.fedlesam import FedLESAM, FedLESAMD, FedLESAMS
+from ssl_split.algorithms.federated.fedmoco import FedMoCo
 from ssl_split.algorithms.federated.fedprox import FedProx
 from ssl_split.algorithms.federated.fedsam import FedGAMMA, FedSAM, MoFedSAM
 from ssl_split.algorithms.federated.fedwmsam import FedWMSAM
@@ -65,4 +68,7 @@ ALGORITHMS: dict[str, Factory] = {
     "fedlesam_s": FedLESAMS,
     "fedlesam_d": FedLESAMD,
     "fedwmsam": FedWMSAM,
+    "fedmoco": FedMoCo,
+    "fedbyol": FedBYOL,
+    "fedema": FedEMA,
 }

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from lightly.models.modules.heads import MoCoProjectionHead
-from torch import nn
+from torch import Tensor, nn
+
+from ssl_split.models.layers import BatchNorm
 
 
 def projection_head(features: int, hidden: int, out: int) -> nn.Module:
@@ -16,6 +21,36 @@ def projection_head(features: int, hidden: int, out: int) -> nn.Module:
     """
     head: nn.Module = MoCoProjectionHead(features, hidden, out)
     return head
+
+
+class PredictingHead(nn.Module):
+    """Projector and predictor of BYOL (arXiv 2006.07733), each Linear-norm-ReLU-Linear, as one head.
+
+    The norm is that of the network: batch statistics, or groups of units without any (arXiv 2010.10241: BYOL needs some normalisation,
+    but not of the batch).
+    """
+
+    def __init__(self, features: int, hidden: int, out: int, *, norm: str) -> None:
+        """
+        Args:
+            features: Pooled features, the head's input is `(B, features)`.
+            hidden: Hidden units of either part.
+            out: Dimensions of a projection and of a prediction.
+            norm: group or batch.
+        """
+        super().__init__()
+        self.projector = _perceptron(features, hidden, out, norm=norm)
+        self.predictor = _perceptron(out, hidden, out, norm=norm)  # last, so that everything before it is the encoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, features)` -> predictions and projections side by side, `(B, 2 out)`."""
+        z = self.projector(x)
+        return torch.cat([self.predictor(z), z], 1)
+
+
+def _perceptron(inputs: int, hidden: int, out: int, *, norm: str) -> nn.Module:
+    between = BatchNorm(hidden) if norm == "batch" else nn.GroupNorm(math.gcd(16, hidden), hidden)
+    return nn.Sequential(nn.Linear(inputs, hidden), between, nn.ReLU(), nn.Linear(hidden, out))
 
 
 def classifier(features: int, classes: int) -> nn.Module:

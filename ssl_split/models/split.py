@@ -134,6 +134,11 @@ class Network(nn.Module):
         out: Tensor = self.head(self.features(x))
         return out
 
+    def projections(self, x: Tensor) -> Tensor:
+        """Images `(B, 3, S, S)` -> the output of the head `(B, out)`; where it predicts too, its projections alone."""
+        out: Tensor = self(x)
+        return out.chunk(2, 1)[1] if isinstance(self.head, heads.PredictingHead) else out
+
 
 def build_units(config: Config, image_size: int) -> list[Unit]:
     """The backbone that `config.arch` names.
@@ -178,12 +183,19 @@ def join(units: Sequence[Unit], shapes: Sequence[tuple[int, ...]], config: Confi
     features = shapes[-1][-1 if len(shapes[-1]) == 2 else 0]
     at_cut = shapes[units_below(units, config.cut)]
     with torch.device("meta"):
-        head = (heads.classifier(features, classes) if classes else
-                heads.projection_head(features, config.head.hidden, config.head.out))
+        head = _head(config, features, classes)
         down, up, at_cut = _bottleneck(config, at_cut)
     if config.cut == "full":
-        at_cut = (classes or config.head.out,)
+        at_cut = (classes or config.head.out * (1 + config.predicts),)
     return Network(units, head, cut=config.cut, feature_dim=features, smashed_shape=at_cut, input_shape=shapes[0], down=down, up=up)
+
+
+def _head(config: Config, features: int, classes: int) -> nn.Module:
+    if classes:
+        return heads.classifier(features, classes)
+    if config.predicts:
+        return heads.PredictingHead(features, config.head.hidden, config.head.out, norm=config.norm)
+    return heads.projection_head(features, config.head.hidden, config.head.out)
 
 
 def _bottleneck(config: Config, shape: tuple[int, ...]) -> tuple[nn.Module | None, nn.Module | None, tuple[int, ...]]:

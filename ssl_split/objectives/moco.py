@@ -12,7 +12,12 @@ from torch.nn import functional
 
 
 def info_nce(q: Tensor, k: Tensor, queue: Tensor, *, temperature: float) -> Tensor:
-    """Mean InfoNCE loss of normalised queries against their keys and the queue.
+    """Mean InfoNCE loss of normalised queries against their keys and the queue, a scalar; see `info_nce_rows`."""
+    return info_nce_rows(q, k, queue, temperature=temperature).mean()
+
+
+def info_nce_rows(q: Tensor, k: Tensor, queue: Tensor, *, temperature: float) -> Tensor:
+    """InfoNCE loss of each normalised query against its key and the queue.
 
     Args:
         q: Queries `(R, D)`, unit length.
@@ -21,7 +26,7 @@ def info_nce(q: Tensor, k: Tensor, queue: Tensor, *, temperature: float) -> Tens
         temperature: T.
 
     Returns:
-        Scalar: cross-entropy of the logits [q.k, q.n_1, ..., q.n_K] / T with target 0, mean over rows.
+        `(R,)`: cross-entropy of the logits [q.k, q.n_1, ..., q.n_K] / T with target 0.
     """
     positive = (q * k).sum(1, keepdim=True)  # (R, 1)
     if queue.dim() == 2:
@@ -29,7 +34,7 @@ def info_nce(q: Tensor, k: Tensor, queue: Tensor, *, temperature: float) -> Tens
     else:
         negative = torch.einsum("prd,pkd->prk", q.view(len(queue), -1, q.shape[1]), queue).flatten(0, 1)
     logits = torch.cat([positive, negative], 1) / temperature
-    return functional.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64, device=q.device))
+    return functional.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64, device=q.device), reduction="none")
 
 
 def initial_queue(size: int, dim: int, generator: torch.Generator, *, queues: int = 0) -> Tensor:

@@ -39,12 +39,17 @@ def draw(client: int, position: int, count: int) -> tuple[Tensor, Tensor]:
     return torch.stack(images), torch.stack(labels)
 
 
+def other_view(client: int, position: int, count: int) -> Tensor:
+    """A second view of each of these images."""
+    return draw(client, position, count)[0] + 0.3 * draw(client + 500, position, count)[0]
+
+
 class Trial:
     """An algorithm, its state and its wire, fed from reproducible streams."""
 
     def __init__(self, config: Config, *, sizes: list[int] | None = None, source: object = None) -> None:
         self.config, self.source = config, source or draw
-        self.network = build(config, image_size=SIZE, classes=CLASSES)
+        self.network = build(config, image_size=SIZE, classes=CLASSES if config.supervised else 0)
         sizes = sizes or UNEVEN
         centralised = ALGORITHMS[config.algorithm].centralised
         if centralised:
@@ -79,8 +84,11 @@ class Trial:
         places = self.algorithm.participants(self.state)
         clients = self.state.cohort[places]
         drawn = [self.source(c, int(self.state.positions[c]), self.batch) for c in clients.tolist()]
+        views = [torch.stack([x for x, _ in drawn])]
+        if self.algorithm.views == 2:
+            views.append(torch.stack([other_view(c, int(self.state.positions[c]), self.batch) for c in clients.tolist()]))
         self.state.positions[clients] += self.batch
-        return Batch((torch.stack([x for x, _ in drawn]),), torch.stack([y for _, y in drawn]), places)
+        return Batch(tuple(views), torch.stack([y for _, y in drawn]), places)
 
     def step(self) -> dict[str, float]:
         """One step, beginning and ending rounds where they fall."""

@@ -17,7 +17,7 @@ from tiny import tiny
 from ssl_split import run as runs
 from ssl_split import train
 from ssl_split.algorithms.table import ALGORITHMS
-from ssl_split.config import FEDERATED, Config
+from ssl_split.config import FEDERATED, FEDERATED_SSL, Config
 
 
 class Killed(Exception):
@@ -86,6 +86,8 @@ SETTINGS = {
     "centralised": {"algorithm": "centralised", "optimiser_state": "keep"},
     **{name: {"algorithm": name, "cut": "full", "clients": 4, "clients_per_round": 2, "rounds": 3, "momentum": 0.0, **UNEVEN}
        for name in FEDERATED},
+    **{name: {"algorithm": name, "cut": cut, "clients": 4, "clients_per_round": 2, "rounds": 4, **UNEVEN}
+       for name, cut in zip(FEDERATED_SSL, ("full", "full", 5), strict=True)},
     "fedwmsam, split": {"algorithm": "fedwmsam", "clients": 4, "clients_per_round": 2, "rounds": 3, "clients_at_once": 1, **UNEVEN},
 }
 

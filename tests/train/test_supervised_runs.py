@@ -16,7 +16,7 @@ from probes import classifier, knn, linear
 from ssl_split import config as configuration
 from ssl_split import run as runs
 from ssl_split import train
-from ssl_split.config import FEDERATED, SUPERVISED
+from ssl_split.config import FEDERATED, FEDERATED_SSL, SUPERVISED
 from ssl_split.report import build
 from ssl_split.sweep import plan
 from ssl_split.sweep.jobs import jobs
@@ -59,6 +59,22 @@ def test_federated_runs_send_what_the_closed_form_says(algorithm: str, tmp_path:
     assert 0 <= result["waiting_share_fastest"] < 1
     assert 0 < result["waiting_share_mean"] < 1
     assert 0 <= result["validation_accuracy"]["low"] <= result["validation_accuracy"]["accuracy"] <= 1
+
+
+@pytest.mark.parametrize("algorithm", FEDERATED_SSL)
+@pytest.mark.parametrize("cut", [5, "full"])
+def test_self_supervised_federated_runs_are_runs_like_any_other(algorithm: str, cut: int | str, tmp_path: Path) -> None:
+    values = {k: v for k, v in TINY.items() if k != "rounds"} | {"algorithm": algorithm, "cut": cut, "out": str(tmp_path)}
+    done = train.run(configuration.from_dict({**values, "rounds": 3, "clients": 4, "clients_per_round": 2}))
+    result = done.result
+    assert result["mib_per_client"] == pytest.approx(result["mib_per_client_closed_form"])
+    assert (result["bytes"]["up"]["key_act_up"] > 0) == (cut == 5)
+    assert not result["bytes"]["up"]["label_up"]
+    assert result["train_accuracy"] is None
+    assert 0 < result["collapse_std"] < 1
+    assert 0 < knn.run(knn.Options(checkpoint=str(done.path), features="projector"))["accuracy"] < 1
+    assert linear.run(linear.Options(checkpoint=str(done.path), epochs=2))["accuracy"] > 0.1
+    assert "clients send the label" not in build.write(tmp_path).read_text(encoding="utf-8")
 
 
 def test_attack_probes_and_report_work_on_it(tmp_path: Path) -> None:
