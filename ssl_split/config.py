@@ -40,6 +40,10 @@ FEDERATED = ("fedavg", "fedavgm", "slowmo", "fedprox", "scaffold", "fedcm", "fed
              "fedlesam", "fedlesam_s", "fedlesam_d", "fedwmsam")
 WEIGHED_BY_DATA = ("fedavg", "fedavgm", "slowmo", "fedprox", *FEDERATED_SSL)
 """Federated methods whose averages are published with weights by data."""
+PERTURBED = ("fedsam", "mofedsam", "fedgamma", "fedsmoo", "fedlesam", "fedlesam_s", "fedlesam_d", "fedwmsam")
+"""Federated methods that take the gradient at a distance."""
+INDEXED = PERTURBED[4:]
+"""Those of which the published code indexes a flat vector by the number of a tensor."""
 ALGORITHMS = SELF_SUPERVISED + SUPERVISED + FEDERATED
 UNFINGERPRINTED = ("name", "data_dir", "download", "device", "threads", "out", "checkpoint_every_seconds", "keep_checkpoints",
                    "allocator", "engine", "target_accuracy")
@@ -132,6 +136,9 @@ class Config:
     published_selection: bool = field(False, "repeat the published defect: the best checkpoint (--which best) is chosen by kNN on the "
                                              "test images, which makes it look too good")
 
+    published_perturbation: bool = field(False, "repeat the published defect of FedLESAM and FedWMSAM: tensor number j is shifted as a "
+                                                "whole, by number j of the flat vector")
+
     precision: str = field("fp32", "fp32, bf16 (autocast) or fp64", choices=("fp32", "bf16", "fp64"), section="running")
     device: str = field("auto", "auto, cpu, cuda or cuda:N")
     threads: int = field(0, "CPU threads (0: all cores)", low=0)
@@ -139,7 +146,9 @@ class Config:
     allocator: bool = field(True, "keep freed memory in the process (Linux, glibc): faster steps, higher peak memory")
     validate_every_rounds: int = field(10, "rounds between kNN checks on validation images (0: never)", low=0)
     divergence_every_rounds: int = field(0, "supervised: rounds between measurements of the gradient divergence (0: never)", low=0)
-    divergence_images: int = field(128, "images of each client that it is measured on", low=1)
+    divergence_images: int = field(128, "images of each client that either is measured on", low=1)
+    perturbation_every_rounds: int = field(0, "methods with a perturbation: rounds between measurements of its cosine with the gradient of "
+                                              "all clients (0: never)", low=0)
     checkpoint_every_seconds: float = field(60.0, "seconds between checkpoints inside a round", low=0)
     keep_checkpoints: int = field(2, "newest checkpoints that are kept", low=1)
     target_accuracy: float | None = field(None, "say when validation first reached this: rounds, bytes, virtual seconds", above=0, high=1)
@@ -260,6 +269,10 @@ def _check_unread(config: Config) -> None:
         unread = ["outer"] * (config.algorithm not in ("fedavgm", "slowmo"))
     elif config.algorithm not in ("sfl_v1", "mu_splitfed"):
         unread = ["clients_at_once"] + ["outer"] * (config.algorithm == "centralised")
+    if config.algorithm not in PERTURBED:
+        unread += ["perturbation_every_rounds"]
+    if config.algorithm not in INDEXED:
+        unread += ["published_perturbation"]
     for name in unread:
         value, default = getattr(config, name), getattr(known, name)
         if value != default:

@@ -1,4 +1,5 @@
-"""Gradient divergence: how differently the clients pull at the common model; and how far GAS's buffer pulls from real data.
+"""Gradient divergence: how differently the clients pull at the common model; how far GAS's buffer pulls from real data; and where the
+gradient of all clients points, to which perturbations are compared.
 
 This project's definition, because the papers that plot it do not give theirs: mean over clients of || grad F_j(W) - grad F(W) ||_2 at the
 averaged model W, for either half by itself, with F_j the mean cross-entropy of client j on un-augmented images and F = sum_j p_j F_j.
@@ -34,22 +35,37 @@ def gradient_divergence(network: Network, images: ImageSet, parts: Sequence[Tens
     Returns:
         `gradient_divergence_client` and `gradient_divergence_server`; a half without parameters has 0.
     """
-    chosen = [part[torch.randperm(len(part), generator=rng.generator(0, "divergence", j))[:count]] for j, part in enumerate(parts)]
-    shares = [len(part) / sum(map(len, parts)) for part in parts]
-    halves = {"client": list(network.client.parameters()), "server": list(network.server.parameters())}
+    chosen, halves = _chosen(parts, count), _halves(network)
 
     def gradients(indices: Tensor) -> dict[str, Tensor]:
         return _gradients(network, halves, images.select(indices), mean=mean, std=std)
 
-    whole: dict[str, Tensor] = {}
-    for indices, share in zip(chosen, shares, strict=True):  # twice through: the gradients of many clients would not fit in memory
-        for half, gradient in gradients(indices).items():
-            whole[half] = whole[half].add_(gradient, alpha=share) if half in whole else gradient * share
+    whole = global_gradient(network, images, parts, mean=mean, std=std, count=count)
     distances: dict[str, float] = dict.fromkeys(halves, 0.0)
-    for indices in chosen:
+    for indices in chosen:  # twice through: the gradients of many clients would not fit in memory
         for half, gradient in gradients(indices).items():
             distances[half] += float((gradient - whole[half]).norm()) / len(chosen)
     return {f"gradient_divergence_{half}": distance for half, distance in distances.items()}
+
+
+def global_gradient(network: Network, images: ImageSet, parts: Sequence[Tensor], *, mean: Triple, std: Triple, count: int
+                    ) -> dict[str, Tensor]:
+    """grad F(W) of `gradient_divergence`, with the same arguments: flat, for the client half and the server half."""
+    whole: dict[str, Tensor] = {}
+    for indices, part in zip(_chosen(parts, count), parts, strict=True):
+        share = len(part) / sum(map(len, parts))
+        for half, gradient in _gradients(network, _halves(network), images.select(indices), mean=mean, std=std).items():
+            whole[half] = whole[half].add_(gradient, alpha=share) if half in whole else gradient * share
+    return whole
+
+
+def _halves(network: Network) -> dict[str, list[nn.Parameter]]:
+    return {"client": list(network.client.parameters()), "server": list(network.server.parameters())}
+
+
+def _chosen(parts: Sequence[Tensor], count: int) -> list[Tensor]:
+    """At most `count` images of each client, always the same ones."""
+    return [part[torch.randperm(len(part), generator=rng.generator(0, "divergence", j))[:count]] for j, part in enumerate(parts)]
 
 
 def gradient_dissimilarity(network: Network, images: ImageSet, gradients: Mapping[str, Tensor], *, mean: Triple, std: Triple, count: int

@@ -132,6 +132,7 @@ def _loop(training: Training, state: State, saved: resuming.Checkpoints, stopped
             delivery.at(round=state.round, step=state.step)
             if state.step_in_round == 0:
                 algorithm.begin_round(state, training.cohort(state.round), wire)
+                training.point_uphill(state)
             batch = training.next_batch(state)
             metrics = algorithm.step(state, batch, wire)
             seen += batch.views[0].shape[:2].numel()

@@ -6,13 +6,14 @@ import torch
 
 from ssl_split import tree as trees
 from ssl_split.algorithms.api import Batch, Setup, State
+from ssl_split.algorithms.federated.fedavg import FedAvg
 from ssl_split.algorithms.split.gas import GAS
 from ssl_split.algorithms.table import ALGORITHMS
 from ssl_split.config import SELF_SUPERVISED, Config
 from ssl_split.data import augment, images
 from ssl_split.data.cohort import Streams, draw_cohort, local_steps, steps_per_round
 from ssl_split.data.partition import partition
-from ssl_split.dissimilarity import gradient_dissimilarity, gradient_divergence
+from ssl_split.dissimilarity import global_gradient, gradient_dissimilarity, gradient_divergence
 from ssl_split.models.count import cost
 from ssl_split.models.split import Network, build
 from ssl_split.rng import generator
@@ -104,6 +105,19 @@ class Training:
         weights = {k: v for name in ("client.online", "server.online") if name in state.trees for k, v in state.trees[name].items()}
         self.network.load_state_dict({k: v.float() for k, v in weights.items()})
         return self.network.to(self.device).eval()
+
+    def point_uphill(self, state: State) -> None:
+        """Give a federated method that compares its perturbations in this round the gradient of all clients at the model."""
+        algorithm = self.algorithm
+        if not isinstance(algorithm, FedAvg) or not algorithm.measures(state):
+            return
+        network, constants = self.export(state), {"mean": self.dataset.mean, "std": self.dataset.std}
+        found = global_gradient(network, self.dataset.train, self.parts, **constants, count=self.config.divergence_images)
+        for name, half in (("client", network.client), ("server", network.server)):
+            tree, parameters = state.trees[f"{name}.uphill"], dict(half.named_parameters())
+            pieces = found[name].split([p.numel() for p in parameters.values()])
+            for key, piece in zip(parameters, pieces, strict=True):
+                tree[key].copy_(piece.view_as(tree[key]))
 
     def divergence(self, state: State) -> dict[str, float]:
         """Gradient divergence of both halves at the averaged model; of GAS also the gradient dissimilarity of its buffer."""

@@ -79,6 +79,8 @@ def draw(study: Study, folder: Path) -> list[Drawing]:
         _curves(study, folder, "gradient_dissimilarity", title="Gradient dissimilarity of GAS's buffer",
                 label="mean squared distance per weight tensor", log=True, caption=(
                     "Gradient of the server on the last full buffer, generated activations included, against that of training images.")),
+        _curves(study, folder, "perturbation_cosine", title="Cosine of the perturbation with the gradient of all clients", label="cosine",
+                caption="Mean over a round's local steps and clients, against the gradient at the model of the round; 1 is uphill."),
         _curves(study, folder, "online_to_momentum", title="Divergence: distance of each online client to its own momentum client",
                 label="mean squared difference per parameter", log=True, caption=(
                     "Before each synchronisation, mean over clients, log scale. MonAcoSFL is meant to keep it flat where MocoSFL lets it "

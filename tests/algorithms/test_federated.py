@@ -4,33 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from federated import PLAIN, SAM, UNIFORM, flat, trial
 from supervised import CLASSES, SIZE, UNEVEN, Trial, draw, fedavg, same, small
 from torch import Tensor
 from torch.nn import functional
 
-from ssl_split.algorithms.federated.fedavg import FedAvg
-from ssl_split.algorithms.federated.fedwmsam import FedWMSAM
-from ssl_split.algorithms.federated.half import Half
 from ssl_split.config import FEDERATED, FEDERATED_SSL
 from ssl_split.models.split import build
 from ssl_split.traffic import federated_bytes
-
-PLAIN = {"cut": "full", "momentum": 0.0, "weight_decay": 0.0}
-SAM = ("fedsam", "mofedsam", "fedgamma", "fedsmoo")
-PERTURBED = (*SAM, "fedlesam", "fedlesam_s", "fedlesam_d", "fedwmsam")
-
-
-def trial(algorithm: str, *, sizes: list[int] | None = None, rounds: int = 2, **fields: object) -> Trial:
-    """So many rounds of a method on the whole network, without client momentum."""
-    made = Trial(small(algorithm=algorithm, **{**PLAIN, **fields}), sizes=sizes)
-    made.rounds(rounds)
-    return made
-
-
-def flat(weights: dict[str, Tensor]) -> Tensor:
-    """All weights as one vector."""
-    return torch.cat([value.flatten() for _, value in sorted(weights.items())])
-
 
 # --- FedAvg -------------------------------------------------------------------------------------------------------------------------
 
@@ -95,7 +76,6 @@ def test_one_local_step_is_sgd_on_the_union() -> None:
 
 # --- one method is another ----------------------------------------------------------------------------------------------------------
 
-UNIFORM = {"weighting": "uniform"}
 EQUAL = {
     "FedProx(0) = FedAvg": (("fedprox", {"federated": {"prox": 0.0}}), ("fedavg", {})),
     "FedAvgM(0) = FedAvg": (("fedavgm", {"outer": {"momentum": 0.0}}), ("fedavg", {})),
@@ -212,164 +192,6 @@ def test_groups_of_clients_give_the_same(name: str) -> None:
 def test_the_fused_engine_trains_as_the_loop(name: str) -> None:
     loop, fused = (trial(name, rounds=2, engine=engine) for engine in ("loop", "fused"))
     same(fused.weights(), loop.weights(), atol=1e-9)
-
-
-# --- perturbations --------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", PERTURBED)
-@pytest.mark.parametrize("cut", ["full", 5])
-def test_the_perturbation_has_norm_rho_over_all_weights_and_is_taken_back(name: str, cut: int | str, monkeypatch: pytest.MonkeyPatch
-                                                                          ) -> None:
-    made = trial(name, rounds=0, cut=cut, federated={"rho": 0.3})
-    assert isinstance(made.algorithm, FedAvg)
-    seen: list[Tensor] = []
-    original, direction = made.algorithm.perturbation, made.algorithm.direction
-    before: list[list[Tensor]] = []
-
-    def watched(halves: list[Half], *rest: object) -> list[Tensor] | None:
-        before.append([h.weights.clone() for h in halves])
-        found = original(halves, *rest)
-        assert found is not None
-        seen.append(torch.stack([e.square().sum(1) for e in found]).sum(0).sqrt())
-        return found
-
-    def after(halves: list[Half]) -> None:
-        assert all(torch.equal(h.weights, kept) for h, kept in zip(halves, before[-1], strict=True))
-        direction(halves)
-
-    monkeypatch.setattr(made.algorithm, "perturbation", watched)
-    monkeypatch.setattr(made.algorithm, "direction", after)
-    made.rounds(2)
-    lengths = torch.cat(seen)
-    assert torch.all(((lengths - 0.3).abs() < 1e-6) | (lengths == 0))
-    assert (lengths > 0).sum() >= len(lengths) / 3
-
-
-def test_fedlesam_looks_uphill_from_where_the_model_came() -> None:
-    """e is parallel to x_received - x_r, over all parameters, for a client that took part in round 0."""
-    made = trial("fedlesam", rounds=1, federated={"rho": 0.3})
-    assert isinstance(made.algorithm, FedAvg)
-    start = flat(build(made.config, image_size=SIZE, classes=CLASSES).double().state_dict())
-    found: list[Tensor] = []
-    original = made.algorithm.perturbation
-
-    def watched(halves: list[Half], *rest: object) -> list[Tensor] | None:
-        e = original(halves, *rest)
-        assert e is not None
-        tree = made.state.trees["client.online"]
-        found.append(torch.cat([type(tree)(tree.layout, e[0][:1].clone()[0])[name].flatten() for name in sorted(tree)]))
-        return e
-
-    made.algorithm.perturbation = watched  # type: ignore[method-assign]
-    now = flat(made.weights())
-    made.step()
-    expected = 0.3 * (start - now) / (start - now).norm()
-    torch.testing.assert_close(found[0], expected, rtol=1e-6, atol=1e-9)
-
-
-def test_fedwmsam_points_at_where_the_momentum_leads() -> None:
-    """Steps along m^k alone end b eta m^k below x_r, so delta is 2 b eta m^k: e = rho m^k / ||m^k||, and 0 in the first step."""
-    made = trial("fedwmsam", rounds=1, federated={"rho": 0.3})
-    assert isinstance(made.algorithm, FedWMSAM)
-    made.algorithm.begin_round(made.state, made.cohort(), made.wire)
-    made.algorithm._begin_group(made.state, slice(0, 3), made.wire)
-    half = made.algorithm.halves(made.state, slice(0, 3))[0]
-    first = made.algorithm.perturbation([half], made.wire, made.state.cohort)
-    assert first is not None
-    assert not first[0].any()
-    momentum = made.algorithm.momentum_of(half)
-    for b in (1, 2):
-        half.weights.sub_(0.05 * momentum)
-        made.state.tensors["taken"].fill_(b)
-        away = made.algorithm.perturbation([half], made.wire, made.state.cohort)
-        assert away is not None
-        torch.testing.assert_close(away[0], 0.3 * momentum / momentum.norm(dim=1, keepdim=True), rtol=1e-6, atol=1e-9)
-
-
-def test_fedwmsam_personalised_momentum_is_a_correction_of_the_gradient() -> None:
-    """alpha g + (1 - alpha) m^k = alpha (g + c - c_k) + (1 - alpha) m."""
-    made = trial("fedwmsam", rounds=2, clients_per_round=2)
-    assert isinstance(made.algorithm, FedWMSAM)
-    half = made.algorithm.halves(made.state, slice(0, 2))[0]
-    alpha, g = made.state.tensors["alpha"].item(), torch.randn_like(half.weights)
-    half.gradient.copy_(g)
-    made.algorithm.direction([half])
-    expected = alpha * (g + half.shared("variate") - half.own("variate")) + (1 - alpha) * half.shared("momentum")
-    torch.testing.assert_close(half.gradient, expected)
-
-
-def test_fedwmsam_alpha_follows_the_clipped_similarity() -> None:
-    made = trial("fedwmsam", rounds=1, federated={"wmsam_adapt": 0.25})
-    assert made.state.tensors["alpha"].item() == pytest.approx(0.75 * 0.1 + 0.25 * 0.1)  # no momentum yet: similarity 0, clipped to 0.1
-    made.rounds(1)
-    similarity = made.state.tensors["similarity"].item() / 3
-    assert -1 <= similarity <= 1
-    assert made.state.tensors["alpha"].item() == pytest.approx(0.75 * 0.1 + 0.25 * min(max(similarity, 0.1), 0.9))
-
-
-# --- a convex quadratic ---------------------------------------------------------------------------------------------------------------
-
-
-class Quadratic:
-    """F_i(x) = sum of c_i (x - b_i)^2 / 2 in the place of the network's loss, elementwise, with another curvature for each client."""
-
-    def __init__(self, made: Trial) -> None:
-        assert isinstance(made.algorithm, FedAvg)
-        self.made, self.algorithm = made, made.algorithm
-        self.size = made.algorithm.clients.weights.parameters.shape[1]
-        generator = torch.Generator().manual_seed(0)
-        self.curvature = 0.5 + torch.rand(3, self.size, generator=generator, dtype=torch.float64)
-        self.centre = torch.randn(3, self.size, generator=generator, dtype=torch.float64)
-        self.algorithm._gradients = self.gradients  # type: ignore[method-assign, assignment]
-
-    def gradients(self, batch: object, wire: object, members: Tensor, rows: slice, came: Tensor, *, again: bool = False
-                  ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Instead of a backward pass."""
-        x = self.algorithm.clients.weights.parameters[rows]
-        self.algorithm.clients.gradients.parameters[rows] = self.curvature[members] * (x - self.centre[members])
-        return torch.ones(len(members)), torch.zeros(len(members), 2, CLASSES), torch.zeros(len(members), 2, dtype=torch.int64), came
-
-    @property
-    def x(self) -> Tensor:
-        """The model."""
-        return self.made.state.trees["client.online"].parameters
-
-    def loss(self) -> float:
-        """Mean over clients."""
-        return float((self.curvature * (self.x - self.centre).square()).sum(1).mean() / 2)
-
-    @property
-    def best(self) -> Tensor:
-        """The global minimum."""
-        return (self.curvature * self.centre).sum(0) / self.curvature.sum(0)
-
-
-@pytest.mark.parametrize("name", FEDERATED)
-def test_every_method_lowers_a_convex_quadratic_from_round_one(name: str) -> None:
-    """With a small step; catches a wrong sign."""
-    bowl = Quadratic(Trial(small(algorithm=name, **{**PLAIN, "client_lr": 0.01, "server_lr": 0.01}), sizes=[6, 6, 6]))
-    found = [bowl.loss()]
-    for _ in range(3):
-        bowl.made.rounds(1)
-        found.append(bowl.loss())
-    assert found[0] > found[1] > found[2] > found[3]
-
-
-@pytest.mark.parametrize("fields", [{}, {"clients_per_round": 2}], ids=["all", "two of three"])
-@pytest.mark.parametrize("name", ["feddyn", "fedlesam_d"])
-def test_feddyn_comes_to_rest_at_the_global_minimum(name: str, fields: dict[str, object]) -> None:
-    """Long local work on quadratics: x at the minimum of the mean, lambda h_i = -grad F_i there, which FedAvg misses."""
-    options = {**PLAIN, "client_lr": 0.3, "server_lr": 0.3, "local_steps": 40, "arch": "mlp", "federated": {"prox": 1.0, "rho": 0.0}}
-    bowl = Quadratic(Trial(small(algorithm=name, **options, **fields), sizes=[6, 6, 6]))
-    bowl.made.rounds(80)
-    torch.testing.assert_close(bowl.x, bowl.best, rtol=1e-6, atol=1e-6)
-    for c in range(3):
-        dual = bowl.made.state.store.get("client.dual", c)[: bowl.size]
-        torch.testing.assert_close(dual, -bowl.curvature[c] * (bowl.x - bowl.centre[c]), rtol=1e-5, atol=1e-5)
-    plain = Quadratic(Trial(small(algorithm="fedavg", **options, **UNIFORM), sizes=[6, 6, 6]))
-    plain.made.rounds(20)
-    assert (plain.x - plain.best).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize(("name", "cut"), [("scaffold", "full"), ("fedwmsam", "full"), ("fedsam", 5), ("fedavg", 0)])

@@ -13,7 +13,7 @@ from torch.nn import functional
 from ssl_split import config as configuration
 from ssl_split import train
 from ssl_split.data.imageset import ImageSet, normalise, to_float
-from ssl_split.dissimilarity import gradient_dissimilarity, gradient_divergence
+from ssl_split.dissimilarity import global_gradient, gradient_dissimilarity, gradient_divergence
 from ssl_split.models.split import Network, build
 
 REAL = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
@@ -44,6 +44,7 @@ def test_it_is_the_mean_distance_of_the_clients_gradients_to_the_weighted_one(cu
             loss = functional.cross_entropy(made(normalise(to_float(data.images[part], torch.float64), **REAL)), data.labels[part])
             each.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights)]))
         whole = sum(len(part) / 150 * g for part, g in zip(parts, each, strict=True))
+        torch.testing.assert_close(global_gradient(made, data, parts, count=1000, **REAL)[half], whole)
         expected = sum(float((g - whole).norm()) for g in each) / 3
         assert found[f"gradient_divergence_{half}"] == pytest.approx(expected, rel=1e-9)
     assert all(p.grad is None for p in made.parameters())
@@ -95,3 +96,15 @@ def test_gas_logs_how_far_its_buffer_is_from_real_data_and_it_changes_nothing(tm
     assert found[-1][0] != found[-1][1]  # with statistics of every label something is generated
     assert with_it.result["loss"] == without.result["loss"]
     assert with_it.result["validation_accuracy"] == without.result["validation_accuracy"]
+
+
+def test_a_run_compares_its_perturbations_where_asked(tmp_path: Path) -> None:
+    """FedLESAM has none in round 0."""
+    small = {"algorithm": "fedlesam", "cut": "full", "momentum": 0.0, "client_lr": 0.05, "server_lr": 0.05, "rounds": 5}
+    with_it, without = (train.run(tiny(tmp_path / name, **small, perturbation_every_rounds=every))
+                        for name, every in (("with", 2), ("without", 0)))
+    lines = [json.loads(line) for line in (with_it.path / "metrics.jsonl").read_text().splitlines()]
+    found = {line["round"]: line["perturbation_cosine"] for line in lines if "perturbation_cosine" in line}
+    assert set(found) == {2, 4}
+    assert all(0 < abs(cosine) < 1 for cosine in found.values())
+    assert with_it.result["loss"] == without.result["loss"]

@@ -88,7 +88,8 @@ SETTINGS = {
        for name in FEDERATED},
     **{name: {"algorithm": name, "cut": cut, "clients": 4, "clients_per_round": 2, "rounds": 4, **UNEVEN}
        for name, cut in zip(FEDERATED_SSL, ("full", "full", 5), strict=True)},
-    "fedwmsam, split": {"algorithm": "fedwmsam", "clients": 4, "clients_per_round": 2, "rounds": 3, "clients_at_once": 1, **UNEVEN},
+    "fedwmsam, split": {"algorithm": "fedwmsam", "clients": 4, "clients_per_round": 2, "rounds": 3, "clients_at_once": 1,
+                        "perturbation_every_rounds": 1, **UNEVEN},
 }
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ssl_split import tree as trees
 from ssl_split.algorithms.api import Batch, Setup, State
-from ssl_split.algorithms.federated.half import Half, norm
+from ssl_split.algorithms.federated.half import TINY, Half, dot, indexed_by_tensor, norm
 from ssl_split.algorithms.split.sfl_v1 import SFLV1
 from ssl_split.channel import Channel
 from ssl_split.objectives.supervised import cross_entropy
@@ -95,6 +95,11 @@ class FedAvg(SFLV1):
                 state.trees[f"cohort.{half}.{name}"] = trees.zeros(like.layout, self.at_once, like=like.flat)
         state.tensors["taken"] = torch.zeros(self.at_once, dtype=torch.int64)  # steps of the group's clients in this round
         state.tensors["heard"] = torch.zeros((), dtype=torch.int64)
+        if self.config.perturbation_every_rounds:
+            for half in ("client", "server"):
+                like = state.trees[f"{half}.online"]
+                state.trees[f"{half}.uphill"] = trees.zeros(like.layout, like=like.flat)
+            state.tensors["cosines"] = torch.zeros(2, dtype=torch.float64)  # sum over steps and clients, and their number
         return state
 
     def halves(self, state: State, rows: slice | Tensor) -> list[Half]:
@@ -109,6 +114,8 @@ class FedAvg(SFLV1):
         """Nothing is gathered yet."""
         super().begin_round(state, cohort, wire)
         state.tensors["heard"].zero_()
+        if self.config.perturbation_every_rounds:
+            state.tensors["cosines"].zero_()
         for half in self.halves(state, slice(0, 0)):
             for name in self.gathers:
                 half.gathered(name).zero_()
@@ -174,6 +181,7 @@ class FedAvg(SFLV1):
             *_, came = self._gradients(batch, wire, members, rows, came)
         away = self.perturbation(halves, wire, members)
         if away is not None:
+            self._compare(state, halves, away, came)
             kept = [half.weights.clone() for half in halves]
             for half, e in zip(halves, away, strict=True):
                 half.weights.add_(e)
@@ -186,6 +194,30 @@ class FedAvg(SFLV1):
             half.copies.step(rows, lr=half.lr, only=came)
         state.tensors["taken"][rows] += came
         return losses[came], logits[came], labels[came]
+
+    def measures(self, state: State) -> bool:
+        """Whether perturbations are compared in this round with the gradient of all clients at x_r, which the caller puts into the trees
+        `client.uphill` and `server.uphill` once the round has begun."""
+        every = self.config.perturbation_every_rounds
+        return bool(every) and state.round % every == 0
+
+    def _compare(self, state: State, halves: Sequence[Half], away: list[Tensor], came: Tensor) -> None:
+        """Add the cosines of these clients' perturbations, as far as they have one."""
+        if not self.measures(state):
+            return
+        uphill = [half.shared("uphill")[None] for half in halves]
+        lengths = (norm(away) * norm(uphill)).squeeze(-1)
+        counts = (lengths > 0) & came.to(lengths.device)
+        cosines = (dot(away, uphill) / lengths)[counts]
+        state.tensors["cosines"] += torch.tensor([float(cosines.sum()), len(cosines)], dtype=torch.float64)
+
+    def _advance(self, state: State, losses: Tensor, logits: Tensor, labels: Tensor) -> dict[str, float]:
+        """SFL-V1's, and what was measured in the round."""
+        metrics = super()._advance(state, losses, logits, labels)
+        if self.measures(state) and state.step_in_round == self.round_steps(state.cohort):
+            total, count = state.tensors["cosines"].tolist()
+            metrics |= {"perturbation_cosine": total / count} if count else {}
+        return metrics
 
     def _gradients(self, batch: Batch, wire: Channel, members: Tensor, rows: slice, came: Tensor, *, again: bool = False
                    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -218,6 +250,13 @@ class FedAvg(SFLV1):
             self.clients.modules.backward(outputs, answer.flatten(0, 1).to(outputs[0].dtype), rows=rows)
             self._client_work(wire, members, passes=2, of=3 * (1 + self.looks_first))
         return losses, logits, labels, came
+
+    def radius(self, vectors: Sequence[Tensor], halves: Sequence[Half], wire: Channel, members: Tensor) -> list[Tensor]:
+        """rho v / ||v||, one norm over all weights (or what the published code makes of v)."""
+        if self.config.published_perturbation:
+            return [self.config.rho * e for e in indexed_by_tensor(halves, vectors)]
+        scale = self.config.rho / (self.joint_norm(vectors, wire, members) + TINY)
+        return [v * scale for v in vectors]
 
     def joint_norm(self, parts: Sequence[Tensor], wire: Channel, members: Tensor) -> Tensor:
         """Norm over both halves, `(A, 1)`; where they are apart, the client's part goes up and the whole comes down."""

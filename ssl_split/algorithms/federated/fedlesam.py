@@ -5,7 +5,8 @@ Fan et al., "Locally Estimated Global Perturbations are Better than Local Pertur
 its first time. The global model went downhill along U_i, so -U_i points uphill. FedLESAM-S adds SCAFFOLD's c - c_i, FedLESAM-D FedDyn's
 dual.
 
-Deviations: one norm over all parameters, where the published code indexes a flat vector by the number of a tensor. `lesam_previous_round`
+Deviations: one norm over all parameters, where the published code indexes a flat vector by the number of a tensor
+(`published_perturbation`). `lesam_previous_round`
 takes U = x_r - x_{r-1} for everybody, as that code does, and then U is sent.
 """
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from ssl_split.algorithms.api import State
 from ssl_split.algorithms.federated.fedavg import FedAvg
 from ssl_split.algorithms.federated.feddyn import FedDyn
-from ssl_split.algorithms.federated.half import TINY, Half
+from ssl_split.algorithms.federated.half import Half
 from ssl_split.algorithms.federated.scaffold import SCAFFOLD
 from ssl_split.channel import Channel
 
@@ -52,11 +53,10 @@ class FedLESAM(FedAvg):
     def perturbation(self, halves: Sequence[Half], wire: Channel, members: Tensor) -> list[Tensor]:
         """e = -rho U / ||U||."""
         if self.options.lesam_previous_round:
-            moved = [(h.start - h.shared("previous")).expand_as(h.weights) for h in halves]
+            back = [(h.shared("previous") - h.start).expand_as(h.weights) for h in halves]
         else:
-            moved = [h.start - h.own("received") for h in halves]
-        scale = self.config.rho / (self.joint_norm(moved, wire, members) + TINY)
-        return [u * -scale for u in moved]
+            back = [h.own("received") - h.start for h in halves]
+        return self.radius(back, halves, wire, members)
 
     def collect(self, halves: Sequence[Half], steps: Tensor) -> None:
         """What they received is x_r."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ssl_split.algorithms.federated.fedavg import FedAvg
 from ssl_split.algorithms.federated.fedcm import FedCM
-from ssl_split.algorithms.federated.half import TINY, Half
+from ssl_split.algorithms.federated.half import Half
 from ssl_split.algorithms.federated.scaffold import SCAFFOLD
 from ssl_split.channel import Channel
 
@@ -29,8 +29,7 @@ class FedSAM(FedAvg):
 
     def perturbation(self, halves: Sequence[Half], wire: Channel, members: Tensor) -> list[Tensor]:
         """e = rho g / ||g||."""
-        scale = self.config.rho / (self.joint_norm([h.gradient for h in halves], wire, members) + TINY)
-        return [h.gradient * scale for h in halves]
+        return self.radius([h.gradient for h in halves], halves, wire, members)
 
 
 class MoFedSAM(FedSAM, FedCM):

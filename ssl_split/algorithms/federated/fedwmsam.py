@@ -14,7 +14,7 @@ Symbols: m_r momentum and alpha_r its weight, c and c_k control variates, b the 
 Deviations, each where paper, poster and published code disagree: the server descends (the poster's step ascends); G divided by K; the
 correction is c - c_k; delta in units of parameters, so that e points uphill (`wmsam_perturbation: away` and `unit_step` are the other
 readings); the similarity without the code's + 1. The published code indexes a flat vector by the number of a tensor, so its perturbation is
-not the paper's: here it is.
+not the paper's: here it is (`published_perturbation: true` measures the other).
 
 Switches: `wmsam_momentum` (off: alpha is 1), `wmsam_personalised` (off: no variates), `rho: 0` (no perturbation), `wmsam_adapt: 0`
 (alpha stays).
@@ -92,8 +92,11 @@ class FedWMSAM(FedAvg):
         for h in halves:
             step = 1.0 if self.options.wmsam_perturbation == "unit_step" else h.lr
             away.append(sign * (h.start + sign * taken * step * self.momentum_of(h) - h.weights))
-        scale = self.config.rho / (self.joint_norm(away, wire, members) + TINY)
-        return [delta * scale for delta in away]
+        return self.radius(away, halves, wire, members)
+
+    def _log(self, state: State, active: int) -> dict[str, float]:
+        """SFL-V1's, and the alpha of this round."""
+        return super()._log(state, active) | {"alpha": state.tensors["alpha"].item()}
 
     def direction(self, halves: Sequence[Half]) -> None:
         """v = alpha g + (1 - alpha) m^k."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssl_split import tree as trees
 from ssl_split.algorithms.api import State
 from ssl_split.algorithms.split.copies import Copies
 
@@ -80,6 +81,27 @@ class Half:
         """Delta_i = x_i - x_r, `(A, d)`, at the end of a round."""
         assert self.ended is not None
         return self.ended - self.start
+
+
+def indexed_by_tensor(halves: Sequence[Half], vectors: Sequence[Tensor]) -> list[Tensor]:
+    """What the published code of FedLESAM and FedWMSAM makes of a vector: tensor number j of the network is shifted as a whole by entry j
+    of the flat vector over the sum of these entries' magnitudes. One `(A, d)` for each half, of which only one may have weights.
+
+    Raises:
+        ValueError: the network is split.
+    """
+    if len(halves) > 1:
+        raise ValueError("published_perturbation reads the first entries of the whole network's vector: use cut full or 0")
+    (half,), (vector,) = halves, vectors
+    layout = half.copies.weights.layout
+    tree = trees.zeros(layout, len(vector), like=vector)
+    tree.parameters.copy_(vector)
+    names = [name for name, offset in zip(layout.names, layout.offsets, strict=True) if offset < layout.trainable]
+    first = torch.cat([tree[name].flatten(1) for name in names], 1)[:, : len(names)]
+    shifts = first / (first.abs().sum(1, keepdim=True) + TINY)
+    for name, shift in zip(names, shifts.unbind(1), strict=True):
+        tree[name].copy_(shift.view(-1, *(1 for _ in tree[name].shape[1:])).expand_as(tree[name]))
+    return [tree.parameters]
 
 
 def norm(parts: Sequence[Tensor]) -> Tensor:
