@@ -15,7 +15,7 @@ FILES = sorted(p for p in (Path(__file__).parents[2] / "configs").rglob("*.yaml"
 
 
 def test_number_of_configurations() -> None:
-    assert len(FILES) == 15
+    assert len(FILES) == 16
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
