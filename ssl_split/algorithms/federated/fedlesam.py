@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ssl_split.algorithms.api import State
+from ssl_split.algorithms.api import Setup, State
 from ssl_split.algorithms.federated.fedavg import FedAvg
 from ssl_split.algorithms.federated.feddyn import FedDyn
 from ssl_split.algorithms.federated.half import Half
@@ -25,21 +25,29 @@ from ssl_split.channel import Channel
 
 
 class FedLESAM(FedAvg):
-    """`received` is the model that a client got last, `previous` x_{r-1} at the server; rho is `federated.rho`."""
+    """`received` is the model that a client got last, or else `previous` x_{r-1} at the server; rho is `federated.rho`."""
 
-    own: tuple[str, ...] = ("received",)
-    shared: tuple[str, ...] = ("previous",)
     client_vectors = 2  # U, and x while the weights are at x + e
+
+    def __init__(self, setup: Setup) -> None:
+        if setup.config.federated.lesam_previous_round:
+            self.shared = (*self.shared, "previous")
+        else:
+            self.own = (*self.own, "received")
+        super().__init__(setup)
 
     def init(self) -> State:
         """Nobody has received anything, and round 0 has none before it."""
         state = super().init()
-        for half in self.halves(state, slice(0, 0)):
-            half.shared("previous").copy_(half.start)
+        if self.options.lesam_previous_round:
+            for half in self.halves(state, slice(0, 0)):
+                half.shared("previous").copy_(half.start)
         return state
 
     def _begin_group(self, state: State, group: slice, wire: Channel) -> None:
         super()._begin_group(state, group, wire)
+        if self.options.lesam_previous_round:
+            return
         for half in self.halves(state, self._rows(group)):
             for row, client in zip(half.own("received"), state.cohort[group].tolist(), strict=True):
                 if (f"{half.name}.received", client) not in state.store:  # its first time
@@ -61,12 +69,13 @@ class FedLESAM(FedAvg):
     def collect(self, halves: Sequence[Half], steps: Tensor) -> None:
         """What they received is x_r."""
         super().collect(halves, steps)
-        for h in halves:
+        for h in [] if self.options.lesam_previous_round else halves:
             h.keep("received", h.start.expand_as(h.weights))
 
     def end_round(self, state: State, wire: Channel) -> None:
         """Keep x_r as what was before."""
-        before = [(half, half.start.clone()) for half in self.halves(state, slice(0, 0))]
+        keeps = self.options.lesam_previous_round
+        before = [(half, half.start.clone()) for half in self.halves(state, slice(0, 0)) if keeps]
         super().end_round(state, wire)
         for half, start in before:
             half.shared("previous").copy_(start)
@@ -75,8 +84,6 @@ class FedLESAM(FedAvg):
 class FedLESAMS(FedLESAM, SCAFFOLD):
     """FedLESAM-S. `federated.correction_weight` scales c - c_i (the published code: by the prox constant)."""
 
-    shared = (*FedLESAM.shared, *SCAFFOLD.shared)
-    own = (*FedLESAM.own, *SCAFFOLD.own)
     client_vectors = FedLESAM.client_vectors + SCAFFOLD.client_vectors
 
     @property
@@ -88,6 +95,4 @@ class FedLESAMS(FedLESAM, SCAFFOLD):
 class FedLESAMD(FedLESAM, FedDyn):
     """FedLESAM-D."""
 
-    shared = (*FedLESAM.shared, *FedDyn.shared)
-    own = (*FedLESAM.own, *FedDyn.own)
     client_vectors = FedLESAM.client_vectors + FedDyn.client_vectors
