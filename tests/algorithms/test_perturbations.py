@@ -108,6 +108,14 @@ def test_fedwmsam_alpha_follows_the_clipped_similarity() -> None:
     assert made.state.tensors["alpha"].item() == pytest.approx(0.75 * 0.1 + 0.25 * min(max(similarity, 0.1), 0.9))
 
 
+def test_alpha_may_follow_the_similarity_of_the_personalised_momentum() -> None:
+    """Without variates m^k is m, so they agree from the round on in which there is one: 0.9 after clipping."""
+    options = {"wmsam_adapt": 0.25, "wmsam_similarity": "personalised", "wmsam_personalised": False}
+    made = trial("fedwmsam", rounds=2, federated=options)
+    assert made.state.tensors["similarity"].item() / 3 == pytest.approx(1)
+    assert made.state.tensors["alpha"].item() == pytest.approx(0.75 * 0.1 + 0.25 * 0.9)
+
+
 # --- measured on the way --------------------------------------------------------------------------------------------------------------
 
 

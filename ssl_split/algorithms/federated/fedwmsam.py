@@ -13,7 +13,7 @@ Symbols: m_r momentum and alpha_r its weight, c and c_k control variates, b the 
 
 Deviations, each where paper, poster and published code disagree: the server descends (the poster's step ascends); G divided by K; the
 correction is c - c_k; delta in units of parameters, so that e points uphill (`wmsam_perturbation: away` and `unit_step` are the other
-readings); the similarity without the code's + 1. The published code indexes a flat vector by the number of a tensor, so its perturbation is
+readings); the similarity of G_k without the code's + 1 (`wmsam_similarity: personalised`: of m^k, as the poster says). The published code indexes a flat vector by the number of a tensor, so its perturbation is
 not the paper's: here it is (`published_perturbation: true` measures the other).
 
 Switches: `wmsam_momentum` (off: alpha is 1), `wmsam_personalised` (off: no variates), `rho: 0` (no perturbation), `wmsam_adapt: 0`
@@ -113,8 +113,9 @@ class FedWMSAM(FedAvg):
         """G_k, c_k+ and the similarity."""
         found = [-h.update / (steps * h.lr) for h in halves]
         momentum = [h.shared("momentum")[None] for h in halves]
-        lengths = (norm(found) * norm(momentum)).squeeze(-1)
-        cosine = torch.where(lengths > 0, dot(found, momentum) / (lengths + TINY), 0.0)
+        compared = [self.momentum_of(h) for h in halves] if self.options.wmsam_similarity == "personalised" else found
+        lengths = (norm(compared) * norm(momentum)).squeeze(-1)
+        cosine = torch.where(lengths > 0, dot(compared, momentum) / (lengths + TINY), 0.0)
         halves[0].state.tensors["similarity"] += cosine.sum().cpu()
         for h, g in zip(halves, found, strict=True):
             h.gather("momentum", g)
