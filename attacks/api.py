@@ -12,7 +12,7 @@ from attacks.view import View
 from ssl_split import fields
 from ssl_split.fields import field
 
-METHODS = ("blind", "ridge", "decoder")
+METHODS = ("blind", "ridge", "decoder", "oracle", "optimise")
 """Names of the inversion attacks, in the order of tables."""
 PRESETS = ("strong", "published")
 BUDGETS = ("quick", "standard", "paper")
@@ -33,12 +33,25 @@ class DecoderOptions:
 
 
 @dataclass(frozen=True)
+class OptimiseOptions:
+    """The search with known weights."""
+
+    steps: int | None = field(None, "steps of a start (by budget)", low=1)
+    starts: int | None = field(None, "starts: mean of own images, grey, a decoder's output, then noise (by budget)", low=1)
+    lr: float = field(0.05, "Adam's rate, in units of pixel values", above=0)
+    variation: str = field("tv_iso", "total variation: tv_iso length of the gradient, tv_l1, tv_sq", choices=("tv_iso", "tv_l1", "tv_sq"))
+    tv: float | None = field(None, "its weight (default: chosen on own images)", low=0)
+    l2: float = field(0.0, "weight of mean x^2", low=0)
+
+
+@dataclass(frozen=True)
 class AttackOptions:
     """How an inversion attack is run."""
 
     method: str = field("decoder", "attack", choices=METHODS, section="attack")
-    preset: str = field("strong", "decoder: strong, or published (as ResSFL and MocoSFL attack)", choices=PRESETS)
-    budget: str = field("standard", "decoder: quick 500, standard 2000, paper 5000 and more steps", choices=BUDGETS)
+    preset: str = field("strong", "decoder, oracle: strong, or published (as ResSFL and MocoSFL attack)", choices=PRESETS)
+    budget: str = field("standard", "decoder, oracle: quick 500, standard 2000, paper 5000 and more steps; optimise: 200 steps, 500 from 2 "
+                                    "starts, 2000 from 3", choices=BUDGETS)
     aux: int | None = field(None, f"the attacker's images, one tenth for validation (default: {DEFAULT_AUX} or all there are, "
                                   f"published preset {PUBLISHED_AUX})", low=2)
     targets: int = field(128, "attacked images, a fixed list over clients and classes", low=2)
@@ -46,6 +59,7 @@ class AttackOptions:
     seed: int = field(0, "first of these seeds", low=0)
     precision: str = field("fp32", "of decoder training; bf16 is faster where the processor has it, else slower", choices=("fp32", "bf16"))
     decoder: DecoderOptions = field(DecoderOptions, "replaces single values of the preset")
+    optimise: OptimiseOptions = field(OptimiseOptions, "the search with known weights")
 
     @property
     def aux_images(self) -> int:

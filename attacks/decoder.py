@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from attacks.api import AttackOptions, Guess
 from attacks.features import Features
-from attacks.view import View
+from attacks.view import OwnImages, View
 from ssl_split import rng
 from ssl_split.display import Bar, progress
 from ssl_split.models.decoder import build
@@ -284,15 +284,29 @@ def _optimiser(model: nn.Module, chosen: Recipe, steps: int) -> tuple[torch.opti
     return optimiser, lambda step: chosen.lr * (1 + math.cos(math.pi * step / steps)) / 2
 
 
-def attack(view: View, options: AttackOptions, seed: int) -> Guess:
-    """Train a decoder on own pairs, select it on own validation images, and reconstruct the targets."""
-    own = view.aux
+def trained(view: View, own: OwnImages, options: AttackOptions, seed: int) -> tuple[Training, float]:
+    """A decoder trained on the smashed data of these images, and its error on the validation images among them."""
     fit = Pairs(Features(view.query, own.fit), own.fit)
     validation = Pairs(Features(view.query, own.validation), own.validation)
     budget = plan(options, len(own.fit))
     training = train(fit, validation, chosen=recipe(options), budget=budget, seed=seed, image_size=own.fit.shape[-1],
                      precision=options.precision, title=f"decoder, seed {seed}")
+    return training, training.error(validation)
+
+
+def attack(view: View, options: AttackOptions, seed: int) -> Guess:
+    """Train a decoder on own pairs, select it on own validation images, and reconstruct the targets."""
+    return _reconstructed(view, view.aux, options, seed)
+
+
+def oracle(view: View, options: AttackOptions, seed: int) -> Guess:
+    """The same decoder trained on the clients' own images, the targets apart: a bound for any trained inverse of its size."""
+    return _reconstructed(view, view.offered("private_pairs"), options, seed)
+
+
+def _reconstructed(view: View, own: OwnImages, options: AttackOptions, seed: int) -> Guess:
+    training, error = trained(view, own, options, seed)
     images = training.reconstruct(view.smashed).clamp(0, 1)
     notes = {"steps": training.steps, "best_step": training.best_step, "stopped_early": training.stopped_early,
              "still_improving": training.still_improving, "history": [[s, v] for s, v in training.history]}
-    return Guess(images, training.error(validation), notes)
+    return Guess(images, error, notes)

@@ -96,13 +96,27 @@ class Case:
         """The client half of a network."""
         dataset = self.checkpoint.dataset(self.options.data_dir)
         client = network.client.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return Victim(client, dataset.mean, dataset.std)
+        return Victim(client, dataset.mean, dataset.std, self.private)
+
+    @cached_property
+    def private(self) -> OwnImages | None:
+        """The clients' own images for the bound that trains on them.
+
+        Raises:
+            ValueError: there are none beside the targets.
+        """
+        if "private_pairs" not in METHODS[self.options.method].needs:
+            return None
+        if len(self.sets.private) < 2:
+            raise ValueError(f"{self.options.method} trains on the clients' own images, and all are targets: set a smaller --targets")
+        return sets.split(self.sets.private.images.to(self.device))
 
     def untrained(self) -> Scores:
         """The same attack, one attacker seed, on the client before training; computed once for all runs in a folder."""
         network = self.checkpoint.untrained()
         dataset = self.checkpoint.dataset(self.options.data_dir)
         key = {
+            **({"private": rulers.digest(self.sets.private)} if self.private is not None else {}),
             "attack": self.options.method, "options": {k: v for k, v in self.identity.items() if k not in ("method", "seeds")},
             "targets": rulers.digest(self.sets.targets), "aux": rulers.digest(self.sets.aux), "mean": list(dataset.mean),
             "std": list(dataset.std), "network": network_key(self.checkpoint.config, network, at_cut=True),
@@ -140,9 +154,10 @@ def run(options: Options) -> dict[str, Any]:
 def _facts(case: Case, inversion: Inversion, *, smashed_shape: Sequence[int]) -> dict[str, Any]:
     """The result file but for time and place."""
     options = case.options
-    by_budget = options.method == "decoder" and options.preset == "strong"
+    trains = options.method in ("decoder", "oracle")
+    by_budget = (trains and options.preset == "strong") or options.method == "optimise"
     return {
-        "kind": "attack", "name": options.method, "preset": options.preset if options.method == "decoder" else None,
+        "kind": "attack", "name": options.method, "preset": options.preset if trains else None,
         "budget": options.budget if by_budget else None, **inversion.result, "sets": case.sets.record,
         "notices": list(case.sets.notices), "cut": case.checkpoint.config.cut, "smashed_shape": list(smashed_shape),
         "run": case.checkpoint.run_dir.name, "dataset": case.checkpoint.config.dataset, "options": case.identity,
@@ -180,7 +195,9 @@ def main(argv: Sequence[str]) -> None:
         "  python -m attacks.invert --checkpoint runs/RUN                                # decoder, three seeds\n"
         "  python -m attacks.invert --checkpoint runs/RUN --method ridge                 # seconds\n"
         "  python -m attacks.invert --checkpoint runs/RUN --budget quick --aux 500       # a weaker attacker, sooner\n"
-        "  python -m attacks.invert --checkpoint runs/RUN --preset published             # as ResSFL and MocoSFL attack\n\n"
+        "  python -m attacks.invert --checkpoint runs/RUN --preset published             # as ResSFL and MocoSFL attack\n"
+        "  python -m attacks.invert --checkpoint runs/RUN --method optimise              # with the client's weights\n"
+        "  python -m attacks.invert --checkpoint runs/RUN --method oracle                # bound: trained on the clients' own images\n\n"
         "writes RUN/attacks/METHOD-HASH/result.json, images.png and reconstructions.safetensors; a result that exists is printed, not\n"
         "computed again"))
     allocator.keep_freed_memory()

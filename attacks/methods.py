@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from attacks import blind, decoder, ridge
+from attacks import blind, decoder, optimise, ridge
 from attacks.api import METHODS as NAMES
 from attacks.api import Method
 
 _SETS = ("method", "aux", "targets")
+_DECODER = (*_SETS, "preset", "budget", "seeds", "seed", "precision", "decoder")
 
 METHODS: dict[str, Method] = {
     "blind": Method(blind.attack, needs=("aux",), options=_SETS, seeded=False, cost="seconds", source="mean of the attacker's images"),
     "ridge": Method(ridge.attack, needs=("smashed", "query", "aux"), options=_SETS, seeded=False, cost="seconds",
                     source="closed form; docs/attacks.md"),
     "decoder": Method(decoder.attack, needs=("smashed", "query", "aux"), seeded=True, cost="minutes", source="ResSFL, MocoSFL",
-                      options=(*_SETS, "preset", "budget", "seeds", "seed", "precision", "decoder")),
+                      options=_DECODER),
+    "oracle": Method(decoder.oracle, needs=("smashed", "query", "private_pairs"), seeded=True, cost="minutes",
+                     source="a bound, no attacker: the decoder on the clients' own images", options=_DECODER),
+    "optimise": Method(optimise.attack, needs=("smashed", "query", "weights", "aux"), seeded=False, cost="minutes",
+                       source="search with known weights; docs/attacks.md", options=(*_SETS, "budget", "seed", "optimise")),
 }
 """Name -> attack, what it needs, what it costs and where it is from; `attacks.api.METHODS` has the names alone."""
 

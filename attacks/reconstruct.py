@@ -47,7 +47,8 @@ class Inversion:
 
 def reconstruct(
     client: Encoder, targets: Tensor, aux: Tensor, *, method: str = "decoder", untrained: Encoder | None = None,
-    mean: Triple = (0.0, 0.0, 0.0), std: Triple = (1.0, 1.0, 1.0), aux_kind: str = "aux_same", **options: Any,
+    mean: Triple = (0.0, 0.0, 0.0), std: Triple = (1.0, 1.0, 1.0), aux_kind: str = "aux_same", private: Tensor | None = None,
+    **options: Any,
 ) -> Inversion:
     """Attack any client: no run directory and no training code of this project is needed.
 
@@ -55,26 +56,28 @@ def reconstruct(
         client: Images `(B, 3, S, S)` -> smashed data `(B, ...)`. A module is put into eval mode for the attack and back afterwards.
         targets: The images to be reconstructed, floats `(n, 3, S, S)` in [0, 1]. Only their smashed data reach the attack.
         aux: The attacker's images, floats `(m, 3, S, S)` in [0, 1], none of them a target; a tenth serves for validation.
-        method: `blind`, `ridge` or `decoder`.
+        method: `blind`, `ridge`, `decoder`, `oracle` or `optimise`; the last needs a module, whose weights it uses.
         untrained: The same client before training, as a ruler.
         mean, std: Constants with which the client's input is normalised; the default leaves images in [0, 1].
         aux_kind: `aux_same` or `aux_other`: whether `aux` is from the targets' distribution.
+        private: Images of the client itself, as `aux`, no target among them: what `oracle` trains on.
         **options: Fields of `AttackOptions`, e.g. `budget="quick"`, `seeds=1`, `decoder={"steps": 200}`.
 
     Raises:
         ValueError: images out of range or of different sizes, a target among `aux`, activations that are not finite.
     """
     chosen = fields.build(AttackOptions, {"method": method, **options})
-    quality.check_range(targets, "targets")
-    quality.check_range(aux, "auxiliary images")
-    for name, images in (("targets", targets), ("auxiliary images", aux)):
+    sources = {"auxiliary images": aux} | ({} if private is None else {"private images": private})
+    for name, images in {"targets": targets, **sources}.items():
+        quality.check_range(images, name)
         if images.dim() != 4 or images.shape[1:] != targets.shape[1:] or images.shape[1] != 3 or len(images) < 2:
             raise ValueError(f"{name} have shape {tuple(images.shape)}: at least two images (n, 3, S, S), all of the size of the targets "
                              f"{tuple(targets.shape[1:])}, are needed")
-    sets.refuse_shared(targets, aux)
-    own = sets.split(aux)
-    ruler = None if untrained is None else lambda: same_attack(Victim(untrained, mean, std), targets, own=own, options=chosen)
-    return judged(Victim(client, mean, std), targets, own=own, options=chosen, untrained=ruler, aux_kind=aux_kind)
+    for images in sources.values():
+        sets.refuse_shared(targets, images)
+    own, theirs = sets.split(aux), None if private is None else sets.split(private)
+    ruler = None if untrained is None else lambda: same_attack(Victim(untrained, mean, std, theirs), targets, own=own, options=chosen)
+    return judged(Victim(client, mean, std, theirs), targets, own=own, options=chosen, untrained=ruler, aux_kind=aux_kind)
 
 
 def guesses(victim: Victim, targets: Tensor, *, own: OwnImages, options: AttackOptions, seeds: Sequence[int],

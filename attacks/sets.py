@@ -30,6 +30,7 @@ class Sets:
         targets: Attacked member images.
         clients: Client of every target, int64 `(n,)`.
         aux: The attacker's images in random order.
+        private: Members that are no targets, as many as the attacker has images.
         record: Counts for the result file.
         notices: Sentences for the user where something was clipped.
     """
@@ -37,6 +38,7 @@ class Sets:
     targets: ImageSet
     clients: Tensor
     aux: ImageSet
+    private: ImageSet
     record: dict[str, int]
     notices: tuple[str, ...]
 
@@ -74,7 +76,8 @@ def choose(dataset: Dataset, parts: Sequence[Tensor], *, targets: int, aux: int,
     found = dataset.test.select(own[free[:aux]])
     record = {"targets_wanted": targets, "targets": len(chosen), "aux_wanted": aux, "aux": len(found), "aux_available": len(free),
               "aux_dropped_members": shared, "aux_dropped_repeated": len(own) - len(free) - shared}
-    return Sets(dataset.train.select(chosen), clients[keep][:targets], found, record, tuple(notices))
+    private = dataset.train.select(order[keep][len(chosen) : len(chosen) + aux])
+    return Sets(dataset.train.select(chosen), clients[keep][:targets], found, private, record, tuple(notices))
 
 
 def target_order(labels: Tensor | None, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

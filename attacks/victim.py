@@ -42,11 +42,13 @@ class Victim:
     Attributes:
         client: Normalised images `(B, 3, S, S)` -> smashed data `(B, ...)`, on their device. A module computes in eval mode.
         mean, std: Constants of the normalisation in training; (0, 0, 0) and (1, 1, 1) for a client that takes images in [0, 1].
+        private: Images of the clients themselves, no target among them: for the bound that trains on them.
     """
 
     client: Encoder
     mean: Triple = (0.0, 0.0, 0.0)
     std: Triple = (1.0, 1.0, 1.0)
+    private: OwnImages | None = None
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images in [0, 1] as the client takes them."""
@@ -84,6 +86,8 @@ class Victim:
             aux: `aux_same` or `aux_other`.
         """
         offers: dict[str, Any] = {"smashed": self.release(targets), "query": self.release, aux: own}
+        if self.private is not None:
+            offers["private_pairs"] = self.private
         if isinstance(self.client, nn.Module):
             offers["weights"] = self._weights
         return offers

@@ -210,7 +210,7 @@ class FederatedOptions:
     wmsam_momentum: bool = field(True, "FedWMSAM: momentum; without it the gradient counts in full")
     wmsam_personalised: bool = field(True, "FedWMSAM: control variates in the momentum")
     wmsam_adapt: float = field(0.01, "FedWMSAM: share by which alpha follows the similarity in each round; 0: alpha stays", low=0, high=1)
-    wmsam_similarity: str = field("update", "FedWMSAM: what alpha compares with the momentum, a client's update or its personalised momentum",
+    wmsam_similarity: str = field("update", "FedWMSAM: what alpha compares with the momentum: a client's update, or its m^k",
                                   choices=("update", "personalised"))
     wmsam_perturbation: str = field("toward", "FedWMSAM: where the perturbation points. toward x_r + b eta m; away from x_r - b eta m; "
                                               "unit_step: toward x_r + b m (published code)", choices=("toward", "away", "unit_step"))

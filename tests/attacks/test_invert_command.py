@@ -45,6 +45,8 @@ def _read(run_dir: Path, name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("method", "extra", "needs"), [
     ("blind", [], ["aux_same"]), ("ridge", [], ["smashed", "query", "aux_same"]), ("decoder", DECODER, ["smashed", "query", "aux_same"]),
+    ("oracle", DECODER, ["smashed", "query", "private_pairs"]),
+    ("optimise", ["--optimise.steps", "8", "--budget", "quick"], ["smashed", "query", "weights", "aux_same"]),
 ])
 def test_course(run_dir: Path, capsys: pytest.CaptureFixture[str], method: str, extra: list[str], needs: list[str]) -> None:
     """Result file, picture, tensors, cached ruler and table; the second time nothing is computed."""

@@ -13,8 +13,9 @@ Symbols: m_r momentum and alpha_r its weight, c and c_k control variates, b the 
 
 Deviations, each where paper, poster and published code disagree: the server descends (the poster's step ascends); G divided by K; the
 correction is c - c_k; delta in units of parameters, so that e points uphill (`wmsam_perturbation: away` and `unit_step` are the other
-readings); the similarity of G_k without the code's + 1 (`wmsam_similarity: personalised`: of m^k, as the poster says). The published code indexes a flat vector by the number of a tensor, so its perturbation is
-not the paper's: here it is (`published_perturbation: true` measures the other).
+readings); the similarity of G_k without the code's + 1 (`wmsam_similarity: personalised`: of m^k, as the poster says). The published code
+indexes a flat vector by the number of a tensor, so its perturbation is not the paper's: here it is (`published_perturbation: true` measures
+the other).
 
 Switches: `wmsam_momentum` (off: alpha is 1), `wmsam_personalised` (off: no variates), `rho: 0` (no perturbation), `wmsam_adapt: 0`
 (alpha stays).
