@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,6 +18,7 @@ from ssl_split.config import RESULTS_VERSION
 from ssl_split.data.images import ImageSet
 from ssl_split.files import read_json, write_json
 
+T = TypeVar("T")
 _COLUMNS = ("mse", "psnr", "ssim", "ssim_resfl")
 
 
@@ -34,17 +35,28 @@ def cached(folder: Path, key: Mapping[str, Any], compute: Callable[[], Scores]) 
         key: Everything that changes the scores, plain values; `attack` names the attack.
         compute: Called when there is no such ruler, or its file is damaged.
     """
+    def per_image() -> dict[str, list[float]]:
+        found = compute()
+        return {c: getattr(found, c).tolist() for c in _COLUMNS}
+
+    known = cached_json(folder, key, per_image, prefix="invert", entry="per_image")
+    mse, psnr, ssim, resfl = (torch.tensor(known[c], dtype=torch.float64) for c in _COLUMNS)
+    return Scores(mse, psnr, ssim, resfl, {})
+
+
+def cached_json(folder: Path, key: Mapping[str, Any], compute: Callable[[], T], *, prefix: str = "label", entry: str = "rows") -> T:
+    """A ruler of plain values, as `cached`; it is kept under `entry` in a file whose name begins with `prefix`."""
     full = json.loads(json.dumps({"results_version": RESULTS_VERSION, **key}, sort_keys=True))
     name = hashlib.sha256(json.dumps(full, sort_keys=True).encode()).hexdigest()[:12]
-    path = folder / f"invert-{key['attack']}-untrained-{name}.json"
+    path = folder / f"{prefix}-{key['attack']}-untrained-{name}.json"
     if path.is_file():
         try:
             known = read_json(path)
             if known["key"] == full:
-                mse, psnr, ssim, resfl = (torch.tensor(known["per_image"][c], dtype=torch.float64) for c in _COLUMNS)
-                return Scores(mse, psnr, ssim, resfl, {})
+                kept: T = known[entry]
+                return kept
         except (ValueError, KeyError, TypeError):
             pass  # a damaged file costs a computation, not the attack
     found = compute()
-    write_json(path, {"key": full, "per_image": {c: getattr(found, c).tolist() for c in _COLUMNS}})
+    write_json(path, {"key": full, entry: found})
     return found
