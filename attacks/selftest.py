@@ -1,0 +1,135 @@
+"""Whether the attacks work: each on clients where it must succeed and on clients where nothing can.
+
+An attack that finds nothing says something about a client only if it would have found something. Made images of 16x16 in four colours,
+and four clients: the image itself, one convolution, the same number for every image, and noise that has nothing to do with it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attacks.api import METHODS
+from attacks.label import guess_labels
+from attacks.reconstruct import reconstruct
+from ssl_split import fields, rng
+from ssl_split.models.__main__ import print_table
+
+SIZE, CLASSES = 16, 4
+TARGETS, OWN = 16, 500
+NOTHING = 0.1
+"""R2, or accuracy beyond chance as a share of what is missing, up to which an attack found nothing."""
+ENOUGH = {"ridge": 0.9, "decoder": 0.6, "oracle": 0.6, "optimise": 0.9, "fewshot": 0.8}
+"""The same score from which it succeeded, where it must."""
+SMALL: dict[str, Any] = {"decoder": {"steps": 300, "blocks": 1, "channels": 8}, "optimise": {"steps": 100}}
+"""Attacks small enough for a minute."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command has no options."""
+
+
+class Constant(nn.Module):
+    """Sends the same for every image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, 3, S, S)` -> `(B, 8, S, S)`."""
+        return 0 * x[:, :1].expand(-1, 8, -1, -1) + 1
+
+
+class Noise(nn.Module):
+    """Sends new noise at every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = rng.generator(0, "selftest noise")
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Noise:
+        return Noise()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, 3, S, S)` -> `(B, 8, S, S)`."""
+        return torch.randn(len(x), 8, *x.shape[2:], generator=self.generator) + 0 * x[:, :1]
+
+
+def convolution() -> nn.Module:
+    """One convolution with more channels than it sees, at fixed weights."""
+    made = nn.Conv2d(3, 8, 3, padding=1)
+    weight = torch.randn(made.weight.shape, generator=rng.generator(0, "selftest weights"))
+    made.load_state_dict({"weight": 0.3 * weight, "bias": torch.zeros(8)})
+    return made
+
+
+def images(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Smooth patterns around the colour of their class, floats in [0, 1], and the classes."""
+    generator = rng.generator(seed, "selftest images")
+    labels = torch.arange(count) % CLASSES
+    colours = torch.tensor([[0.7, 0.3, 0.3], [0.3, 0.7, 0.3], [0.3, 0.3, 0.7], [0.6, 0.6, 0.3]])
+    coarse = 0.6 * (torch.rand(count, 3, 4, 4, generator=generator) - 0.5) + colours[labels][:, :, None, None]
+    return nn.functional.interpolate(coarse, size=SIZE, mode="bilinear").clamp(0, 1), labels
+
+
+@dataclass(frozen=True)
+class Row:
+    """One attack on one client.
+
+    Attributes:
+        attack, client: Names.
+        score: R2 of reconstructions; of labels the share of what naming one class misses.
+        must: `succeed` or `fail`.
+        seconds: It took.
+    """
+
+    attack: str
+    client: str
+    score: float
+    must: str
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the score is what it must be."""
+        return self.score > ENOUGH[self.attack] if self.must == "succeed" else self.score < NOTHING
+
+
+def rows() -> Iterator[Row]:
+    """Every attack on every client; the blind guess, which looks at nothing, must find nothing anywhere."""
+    (targets, truth), (own, labels), (private, _) = images(TARGETS, 0), images(OWN, 1), images(OWN, 2)
+    clients = {"identity": nn.Identity(), "convolution": convolution(), "constant": Constant(), "noise": Noise()}
+    for name, client in clients.items():
+        can = "succeed" if name in ("identity", "convolution") else "fail"
+        for method in METHODS:
+            start = time.monotonic()
+            found = reconstruct(client, targets, own, method=method, private=private, budget="quick", **SMALL)
+            yield Row(method, name, found.result["r2"], "fail" if method == "blind" else can, time.monotonic() - start)
+        start = time.monotonic()
+        accuracy = max(row["accuracy"] for row in guess_labels(client, targets, truth, own, labels) if row["shots"] is None)
+        chance = 1 / CLASSES
+        yield Row("fewshot", name, (accuracy - chance) / (1 - chance), can, time.monotonic() - start)
+
+
+def main(argv: Sequence[str]) -> int:
+    """`python -m attacks.selftest`; 1 if an attack does not do what it must."""
+    fields.parse(Options, argv, "python -m attacks.selftest", __doc__ or "", epilog=(
+        f"score: R2 of reconstructions, or the share of the labels that naming one class misses. It must be below {NOTHING:g} where\n"
+        f"nothing can be found, else above {', '.join(f'{v:g} ({k})' for k, v in ENOUGH.items())}. About a minute on two cores."))
+    found = []
+    for row in rows():
+        found.append(row)
+        print(f"{row.attack} on {row.client}: {row.score:.3f}", file=sys.stderr)
+    table = [(r.attack, r.client, f"{r.score:.3f}", r.must, "yes" if r.passed else "NO", f"{r.seconds:.1f}") for r in found]
+    print_table(("attack", "client", "score", "must", "does", "seconds"), table, left=2)
+    failed = [r for r in found if not r.passed]
+    print(f"{len(found) - len(failed)} of {len(found)} as they must be" + "".join(f"; not {r.attack} on {r.client}" for r in failed))
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(fields.command(main))
