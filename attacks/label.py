@@ -18,6 +18,7 @@ import torch
 from attacks import fewshot, rulers, sets
 from attacks.fewshot import guess_labels
 from attacks.victim import Victim
+from probes.bench import Target
 from probes.rulers import network_key
 from ssl_split import allocator, fields
 from ssl_split import run as runs
@@ -32,14 +33,9 @@ __all__ = ["Options", "guess_labels", "main", "run"]
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Target):
     """Options of the command."""
 
-    checkpoint: str | None = field(None, "run directory or .safetensors file (default: the newest finished run in --out)",
-                                   section="checkpoint")
-    which: str = field("last", "checkpoint of a run directory", choices=("last", "best"))
-    out: str = field("runs", "folder in which the newest run is looked for")
-    data_dir: str | None = field(None, "folder that holds the data set (default: the one the run was trained with)")
     device: str = field("auto", "auto, cpu, cuda or cuda:N")
     method: str = field("fewshot", "attack", choices=("fewshot",), section="attack")
     targets: int = field(1000, "attacked images, a fixed list over clients and classes", low=10)
