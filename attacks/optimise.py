@@ -42,7 +42,7 @@ class Budget:
 BUDGETS = {"quick": Budget(200, 1), "standard": Budget(500, 2), "paper": Budget(2000, 3)}
 STARTS = ("mean of own images", "grey", "decoder", "noise")
 """In this order; further ones are noise again."""
-WEIGHTS = (0.0, 1e-3, 1e-2, 1e-1)
+WEIGHTS = (0.0, 0.01, 0.1, 0.3, 1.0, 3.0)
 """Tried for the total variation on own images."""
 TRIED, TRIED_STEPS = 16, 200
 """Own images on which the weight is chosen, and steps for each."""
@@ -159,7 +159,7 @@ def attack(view: View, options: AttackOptions, seed: int) -> Guess:
         mine, _, _, _ = _best(search, starts, view.query(scored), length.steps, bar=bar)
         images, losses, best, improving = _best(search, starts, view.smashed, length.steps, bar=bar)
     notes = {
-        "steps": length.steps, "starts": [name for name, _ in starts], "tv": search.tv, "variation": search.variation,
+        "tv_at_edge": choosing and search.tv == WEIGHTS[-1], "steps": length.steps, "starts": [name for name, _ in starts], "tv": search.tv, "variation": search.variation,
         "validation_mse_by_tv": {f"{k:g}": v for k, v in errors.items()}, "still_improving": improving,
         "feature_loss": losses.tolist(), "feature_loss_mean": losses.mean().item(), "feature_loss_median": losses.median().item(),
         "arrived": (losses < ARRIVED).double().mean().item(),

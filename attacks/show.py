@@ -53,6 +53,8 @@ def notes(result: dict[str, Any]) -> list[str]:
     if result["name"] == "oracle":
         found.append("this decoder was trained on the clients' own images: a bound for trained decoders of its size, not an attacker")
     if result["name"] == "optimise":
+        if any(s["tv_at_edge"] for s in result["per_seed"]):
+            found.append("the best weight of the total variation is the largest that was tried: set a larger --optimise.tv")
         arrived = sum(s["arrived"] for s in result["per_seed"]) / len(result["per_seed"])
         found.append(f"the search came within 1 % of the smashed data (squared) for {arrived:.0%} of the targets; where it did not, a high "
                      "error says that it did not arrive, not that the image is safe")
