@@ -159,7 +159,8 @@ def attack(view: View, options: AttackOptions, seed: int) -> Guess:
         mine, _, _, _ = _best(search, starts, view.query(scored), length.steps, bar=bar)
         images, losses, best, improving = _best(search, starts, view.smashed, length.steps, bar=bar)
     notes = {
-        "tv_at_edge": choosing and search.tv == WEIGHTS[-1], "steps": length.steps, "starts": [name for name, _ in starts], "tv": search.tv, "variation": search.variation,
+        "steps": length.steps, "starts": [name for name, _ in starts], "tv": search.tv, "variation": search.variation,
+        "tv_at_edge": choosing and search.tv == WEIGHTS[-1],
         "validation_mse_by_tv": {f"{k:g}": v for k, v in errors.items()}, "still_improving": improving,
         "feature_loss": losses.tolist(), "feature_loss_mean": losses.mean().item(), "feature_loss_median": losses.median().item(),
         "arrived": (losses < ARRIVED).double().mean().item(),

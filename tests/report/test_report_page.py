@@ -170,3 +170,18 @@ def test_a_run_without_anything_measured(tmp_path: Path) -> None:
     text = page(tmp_path)
     assert "the training has not finished" in text
     assert "There are no numbers to draw yet." in text
+
+
+def test_an_attack_that_rebuilds_no_images_is_shown_by_its_verdict(tmp_path: Path) -> None:
+    """And it is never the strongest: that is a matter of reconstructions."""
+    run = made.make_run(tmp_path, algorithm="mocosfl", cut=1, seed=0)
+    made.add_attack(run, 0.02)
+    made.write_json(run / "attacks" / "fewshot-1" / "result.json", {
+        "kind": "attack", "name": "fewshot", "verdict": "The smashed data tell 45% of the labels.", "options": {}, "seconds": 3.0,
+        "checkpoint": {"finished": True}, "environment": {}, "command": "python -m attacks.label"})
+    page = build.write(tmp_path).read_text(encoding="utf-8")
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    for shown in (page, text):
+        assert "The smashed data tell 45% of the labels" in shown
+    assert "fewshot: MSE" not in text
+    assert "strongest attack \\(ridge\\)" in text
