@@ -23,7 +23,7 @@ from attacks.judge import Scores
 from attacks.methods import METHODS, table
 from attacks.reconstruct import Inversion, judged, reconstruct, same_attack
 from attacks.show import name, show, suggest
-from attacks.victim import Victim
+from attacks.victim import Victim, refuse_without_wire
 from attacks.view import OwnImages
 from probes.rulers import network_key
 from ssl_split import allocator, fields
@@ -67,6 +67,8 @@ class Case:
         if self.checkpoint.config.dataset == "tsv":
             raise ValueError(f"attacks.invert rebuilds images, and {self.checkpoint.run_dir.name} was trained on sentences; what their "
                              "smashed data give away can be probed: python -m probes.knn --features smashed")
+        if "smashed" in METHODS[self.options.method].needs:
+            refuse_without_wire(self.checkpoint.config)
         self.identity = self.options.identity(METHODS[self.options.method].options)
 
     @property

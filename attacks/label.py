@@ -17,7 +17,7 @@ import torch
 
 from attacks import fewshot, rulers, sets
 from attacks.fewshot import guess_labels
-from attacks.victim import Victim
+from attacks.victim import Victim, refuse_without_wire
 from probes.bench import Target
 from probes.rulers import network_key
 from ssl_split import allocator, fields
@@ -57,6 +57,7 @@ def run(options: Options) -> dict[str, Any]:
     checkpoint = runs.open_checkpoint(options.checkpoint, which=options.which, out=options.out)
     if checkpoint.config.dataset == "tsv":
         raise ValueError("attacks.label works on images; for sentences: python -m probes.knn --features smashed")
+    refuse_without_wire(checkpoint.config)
     identity = {k: v for k, v in fields.to_dict(options).items() if k in ("targets", "aux", "seed")}
     weights = {"file": checkpoint.path.name, "step": checkpoint.step}
     path = runs.result_dir(checkpoint.run_dir, "attacks", options.method, {**identity, "checkpoint": weights}) / "result.json"

@@ -12,8 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from attacks.view import Client, OwnImages
+from ssl_split.config import Config
 from ssl_split.data.images import normalise
 from ssl_split.data.imageset import Triple
+
+
+def refuse_without_wire(config: Config) -> None:
+    """Check that smashed data leave the client at all.
+
+    Raises:
+        ValueError: only weights do.
+    """
+    if not config.sends_smashed_data:
+        raise ValueError(f"{config.algorithm} at cut full sends weights alone, so there are no smashed data to attack; train it split, with a "
+                         "number as --cut")
+
 
 Encoder = Callable[[Tensor], Tensor]
 BATCH = 128

@@ -171,6 +171,11 @@ class Config:
         return self.algorithm in FEDERATED_SSL
 
     @property
+    def sends_smashed_data(self) -> bool:
+        """Whether anything but weights leaves a client."""
+        return not (self.cut == "full" and self.algorithm in FEDERATED + FEDERATED_SSL)
+
+    @property
     def predicts(self) -> bool:
         """Whether the head predicts the projection of the other view (BYOL)."""
         return self.algorithm in ("fedbyol", "fedema")

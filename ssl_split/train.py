@@ -294,7 +294,8 @@ def _report(done: Run, config: Config) -> None:
               f"{found['bytes'] / MIB:.1f} MiB of all clients, {found['virtual_seconds']:.1f} virtual seconds" if found else
               f"validation never reached {config.target_accuracy:g}")
     attack = "probes.knn --features smashed" if config.dataset == "tsv" else "attacks.invert"
-    print(f"next: python -m {attack} --checkpoint {done.path}   or   python -m probes.{probe} --checkpoint {done.path}")
+    commands = [attack] * config.sends_smashed_data + [f"probes.{probe}"]
+    print("next: " + "   or   ".join(f"python -m {command} --checkpoint {done.path}" for command in commands))
     print(done.path)
 
 

@@ -75,6 +75,9 @@ def test_self_supervised_federated_runs_are_runs_like_any_other(algorithm: str, 
     assert 0 < knn.run(knn.Options(checkpoint=str(done.path), features="projector"))["accuracy"] < 1
     assert linear.run(linear.Options(checkpoint=str(done.path), epochs=2))["accuracy"] > 0.1
     assert "clients send the label" not in build.write(tmp_path).read_text(encoding="utf-8")
+    if cut == "full":
+        with pytest.raises(ValueError, match="at cut full sends weights alone"):
+            invert.run(invert.Options(checkpoint=str(done.path), method="ridge", targets=16, aux=64))
 
 
 def test_attack_probes_and_report_work_on_it(tmp_path: Path) -> None:
