@@ -24,8 +24,8 @@ def refuse_without_wire(config: Config) -> None:
         ValueError: only weights do.
     """
     if not config.sends_smashed_data:
-        raise ValueError(f"{config.algorithm} at cut full sends weights alone, so there are no smashed data to attack; train it split, with "
-                         "a number as --cut")
+        raise ValueError(f"{config.algorithm} at cut full sends weights alone, so there are no smashed data to attack; train it split, "
+                         "with a number as --cut")
 
 
 Encoder = Callable[[Tensor], Tensor]
