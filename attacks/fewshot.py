@@ -36,8 +36,8 @@ DRAWS = 5
 PENALTIES = np.logspace(-3, 3, 13)
 """For features of which a row has mean squared norm 1."""
 NEIGHBOURS = 20
-FLAT = 4096
-"""Most numbers kept of an image; larger maps are averaged over a grid, as the probes do."""
+ENOUGH = 500
+"""Images from which on the penalty is chosen on a tenth of them; with fewer, by leave-one-out, which costs more."""
 BLOCK = 500
 """Images sent through the client at a time."""
 
@@ -77,7 +77,7 @@ class Guesses:
 def kinds(z: Tensor) -> dict[str, Rows]:
     """Smashed data `(n, ...)` as features: `flat`, all numbers (averaged over a grid where they are too many), and `pooled`, the mean of
     each channel."""
-    found = {"flat": pool(z, limit=FLAT)}
+    found = {"flat": pool(z)}
     if z.dim() > 2:
         found["pooled"] = z.flatten(2).mean(2) if z.dim() == 4 else z.mean(1)
     return {name: values.float().cpu().numpy() for name, values in found.items()}
@@ -126,11 +126,13 @@ def few(own: Rows, labels: Labels, targets: Rows) -> Labels:
 
 
 def all_images(own: Rows, labels: Labels, targets: Rows) -> Labels:
-    """Guesses `(n,)` of a linear classifier on all images, its penalty chosen on every tenth."""
+    """Guesses `(n,)` of a linear classifier on all images, its penalty chosen on every tenth where they are many."""
+    if len(own) < ENOUGH:
+        return few(own, labels, targets)
     mine, theirs = standardised(own, targets)
     held = np.arange(len(mine)) % 10 == 9
     models = [RidgeClassifier(alpha=penalty).fit(mine[~held], labels[~held]) for penalty in PENALTIES]
-    best = max(models, key=lambda model: model.score(mine[held], labels[held]) if held.any() else 0)
+    best = max(models, key=lambda model: model.score(mine[held], labels[held]))
     found: Labels = best.predict(theirs)
     return found
 
@@ -162,7 +164,7 @@ def measured(victim: Victim, targets: Tensor, truth: Tensor, own: Tensor, labels
 
 def pixels(targets: Tensor, truth: Tensor, own: Tensor, labels: Tensor, *, seed: int) -> list[dict[str, Any]]:
     """The ruler: the same on the images themselves, as somebody could who sees them."""
-    mine, theirs = ({"pixels": pool(images, limit=FLAT).cpu().numpy()} for images in (own, targets))
+    mine, theirs = ({"pixels": pool(images).cpu().numpy()} for images in (own, targets))
     known = Knowledge(mine, labels.cpu().numpy(), theirs)
     return judge(attack(known, seed=seed), truth.cpu().numpy())
 

@@ -82,9 +82,9 @@ def run(options: Options) -> dict[str, Any]:
     with progress(3, "fewshot") as bar:
         rows = attacked(network)
         bar.advance(accuracy=max(row["accuracy"] for row in rows))
-        ruler = rulers.cached_json(checkpoint.run_dir.parent / ".rulers", key, lambda: attacked(untrained))
+        ruler = rulers.cached_rows(checkpoint.run_dir.parent / ".rulers", key, lambda: attacked(untrained))
         bar.advance()
-        images = rulers.cached_json(checkpoint.run_dir.parent / ".rulers", {**key, "attack": "fewshot-pixels", "network": None},
+        images = rulers.cached_rows(checkpoint.run_dir.parent / ".rulers", {**key, "attack": "fewshot-pixels", "network": None},
                                     lambda: fewshot.pixels(*data, seed=options.seed))
         bar.advance()
     shares = torch.bincount(chosen.targets.labels).double() / len(chosen.targets.labels)

@@ -18,6 +18,7 @@ from ssl_split.config import RESULTS_VERSION
 from ssl_split.data.images import ImageSet
 from ssl_split.files import read_json, write_json
 
+P = TypeVar("P")
 T = TypeVar("T")
 _COLUMNS = ("mse", "psnr", "ssim", "ssim_resfl")
 
@@ -39,13 +40,20 @@ def cached(folder: Path, key: Mapping[str, Any], compute: Callable[[], Scores]) 
         found = compute()
         return {c: getattr(found, c).tolist() for c in _COLUMNS}
 
-    known = cached_json(folder, key, per_image, prefix="invert", entry="per_image")
-    mse, psnr, ssim, resfl = (torch.tensor(known[c], dtype=torch.float64) for c in _COLUMNS)
-    return Scores(mse, psnr, ssim, resfl, {})
+    def scores(known: Mapping[str, list[float]]) -> Scores:
+        mse, psnr, ssim, resfl = (torch.tensor(known[c], dtype=torch.float64) for c in _COLUMNS)
+        return Scores(mse, psnr, ssim, resfl, {})
+
+    return _kept(folder, key, per_image, scores, prefix="invert", entry="per_image")
 
 
-def cached_json(folder: Path, key: Mapping[str, Any], compute: Callable[[], T], *, prefix: str = "label", entry: str = "rows") -> T:
-    """A ruler of plain values, as `cached`; it is kept under `entry` in a file whose name begins with `prefix`."""
+def cached_rows(folder: Path, key: Mapping[str, Any], compute: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """A ruler of label attacks, rows of plain values; arguments as in `cached`."""
+    return _kept(folder, key, compute, list, prefix="label", entry="rows")
+
+
+def _kept(folder: Path, key: Mapping[str, Any], compute: Callable[[], P], read: Callable[[P], T], *, prefix: str, entry: str) -> T:
+    """What `read` makes of the plain values of a ruler, which are in a file or else computed."""
     full = json.loads(json.dumps({"results_version": RESULTS_VERSION, **key}, sort_keys=True))
     name = hashlib.sha256(json.dumps(full, sort_keys=True).encode()).hexdigest()[:12]
     path = folder / f"{prefix}-{key['attack']}-untrained-{name}.json"
@@ -53,10 +61,9 @@ def cached_json(folder: Path, key: Mapping[str, Any], compute: Callable[[], T], 
         try:
             known = read_json(path)
             if known["key"] == full:
-                kept: T = known[entry]
-                return kept
+                return read(known[entry])
         except (ValueError, KeyError, TypeError):
             pass  # a damaged file costs a computation, not the attack
     found = compute()
     write_json(path, {"key": full, entry: found})
-    return found
+    return read(found)

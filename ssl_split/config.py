@@ -44,6 +44,8 @@ PERTURBED = ("fedsam", "mofedsam", "fedgamma", "fedsmoo", "fedlesam", "fedlesam_
 """Federated methods that take the gradient at a distance."""
 INDEXED = PERTURBED[4:]
 """Those of which the published code indexes a flat vector by the number of a tensor."""
+UNSPLIT = FEDERATED + FEDERATED_SSL
+"""Algorithms whose cut is `full` unless one is given; then they send weights alone."""
 ALGORITHMS = SELF_SUPERVISED + SUPERVISED + FEDERATED
 UNFINGERPRINTED = ("name", "data_dir", "download", "device", "threads", "out", "checkpoint_every_seconds", "keep_checkpoints",
                    "allocator", "engine", "target_accuracy")
@@ -173,7 +175,7 @@ class Config:
     @property
     def sends_smashed_data(self) -> bool:
         """Whether anything but weights leaves a client."""
-        return not (self.cut == "full" and self.algorithm in FEDERATED + FEDERATED_SSL)
+        return not (self.cut == "full" and self.algorithm in UNSPLIT)
 
     @property
     def predicts(self) -> bool:
@@ -233,7 +235,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     Raises:
         ValueError: unknown key, wrong type or impossible value.
     """
-    if "cut" not in values and values.get("algorithm") in FEDERATED + FEDERATED_SSL:
+    if "cut" not in values and values.get("algorithm") in UNSPLIT:
         values = {**values, "cut": "full"}
     config = fields.build(Config, values)
     if isinstance(config.cut, str) and config.cut != "full":

@@ -11,7 +11,7 @@ import torch
 
 from ssl_split.algorithms.api import State
 from ssl_split.clock import BUSY, waiting_shares
-from ssl_split.config import FEDERATED, FEDERATED_SSL, RESULTS_VERSION
+from ssl_split.config import RESULTS_VERSION, UNSPLIT
 from ssl_split.models.memory import client_memory
 from ssl_split.optim import Optimiser
 from ssl_split.run import command_line
@@ -123,7 +123,7 @@ def _closed_form_by_steps(training: Training, state: State, *, h: int, c: int, c
     cohorts = [training.cohort(round).tolist() for round in range(state.round)]
     steps = sum(local[client] for cohort in cohorts for client in cohort)
     visits = config.cohort_size * state.round
-    if config.algorithm in FEDERATED + FEDERATED_SSL:
+    if config.algorithm in UNSPLIT:
         d, apart = training.cost.client_parameters, bool(training.cost.client_parameters and training.cost.server_parameters)
         return sum(federated_bytes(config, steps=steps, visits=visits, h=h, c=c, d=d, apart=apart, clients=clients).values())
     return sum(supervised_sfl_bytes(config, steps=steps, visits=visits, h=h, c=c).values())

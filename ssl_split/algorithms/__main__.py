@@ -12,7 +12,7 @@ from ssl_split import config as configuration
 from ssl_split import fields
 from ssl_split.algorithms.federated.fedavg import FedAvg
 from ssl_split.algorithms.table import ALGORITHMS
-from ssl_split.config import FEDERATED, FEDERATED_SSL, Config
+from ssl_split.config import UNSPLIT, Config
 from ssl_split.fields import field
 from ssl_split.models.__main__ import Backbone, print_table
 from ssl_split.models.memory import ClientMemory, client_memory
@@ -43,7 +43,7 @@ def rows(options: Options) -> list[tuple[str, ...]]:
     config = configuration.from_dict({**values, "algorithm": "fedavg"})
     supervised = _memory(options, config, classes)
     made: list[tuple[str, ...]] = []
-    for name in FEDERATED + FEDERATED_SSL:
+    for name in UNSPLIT:
         method = ALGORITHMS[name]
         assert isinstance(method, type)
         assert issubclass(method, FedAvg)

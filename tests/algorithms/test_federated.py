@@ -9,7 +9,7 @@ from supervised import CLASSES, SIZE, UNEVEN, Trial, draw, fedavg, same, small
 from torch import Tensor
 from torch.nn import functional
 
-from ssl_split.config import FEDERATED, FEDERATED_SSL
+from ssl_split.config import FEDERATED, UNSPLIT
 from ssl_split.models.split import build
 from ssl_split.traffic import federated_bytes
 
@@ -210,7 +210,7 @@ def test_the_table_of_costs(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--arch", "mlp", "--image-size", "16", "--batch-size", "4"])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     rows = {line[0]: [float(word) for word in line[1:]] for line in lines[1:]}
-    assert set(rows) == set(FEDERATED + FEDERATED_SSL)
+    assert set(rows) == set(UNSPLIT)
     size = rows["fedavg"][1]
     assert {name for name, row in rows.items() if row[0] == 2} == set(SAM)
     for name, factor in (("fedsmoo", 4), ("fedwmsam", 2), ("scaffold", 2), ("fedlesam", 1)):

@@ -9,8 +9,8 @@ z' a target projection of the other one.
 A step of a client: the loss || p / |p| - z' / |z'| ||^2, summed over both orders of the views with `symmetric: stacked`; theta steps;
 theta' <- m theta' + (1 - m) theta. Online networks are averaged with their predictors; targets stay with the clients.
 
-Deviations: projector and predictor are normalised as the network is (published: BatchNorm), and of the size `head.*` (published for CIFAR:
-not stated; BYOL: 4096 and 256).
+Deviations: projector and predictor are normalised as the network is (published: BatchNorm), and of the size `head.*` (BYOL: 4096
+hidden units and 256 dimensions).
 """
 
 from __future__ import annotations

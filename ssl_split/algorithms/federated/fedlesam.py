@@ -69,13 +69,13 @@ class FedLESAM(FedAvg):
     def collect(self, halves: Sequence[Half], steps: Tensor) -> None:
         """What they received is x_r."""
         super().collect(halves, steps)
-        for h in [] if self.options.lesam_previous_round else halves:
-            h.keep("received", h.start.expand_as(h.weights))
+        if not self.options.lesam_previous_round:
+            for h in halves:
+                h.keep("received", h.start.expand_as(h.weights))
 
     def end_round(self, state: State, wire: Channel) -> None:
         """Keep x_r as what was before."""
-        keeps = self.options.lesam_previous_round
-        before = [(half, half.start.clone()) for half in self.halves(state, slice(0, 0)) if keeps]
+        before = [(h, h.start.clone()) for h in self.halves(state, slice(0, 0))] if self.options.lesam_previous_round else []
         super().end_round(state, wire)
         for half, start in before:
             half.shared("previous").copy_(start)
