@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -89,6 +90,24 @@ def encoded_bytes(payload: Encoded, name: str, *, item_bytes: int = 4) -> int:
     return sum(t.numel() * t.element_size() for t in payload)
 
 
+class Tap(Protocol):
+    """Somebody on the wire who sees what arrives and may put something else in its place: a recorder, or a malicious server."""
+
+    def message(self, kind: str, arrived: Tensor, clients: Tensor, came: Tensor) -> Tensor:
+        """A message of each client.
+
+        Args:
+            kind: One of `KINDS`: activations, labels, gradients and scalars; weights are not shown.
+            arrived: `(P, ...)`, decoded.
+            clients: int64 `(P,)`.
+            came: Whose message arrived, bool `(P,)`.
+
+        Returns:
+            What takes its place, of the same shape and type; `arrived` itself for who only looks on.
+        """
+        ...
+
+
 class Ledger:
     """Messages, raw bytes and encoded bytes by kind and client: of the current round, and since the start.
 
@@ -135,7 +154,7 @@ class Channel:
     """
 
     def __init__(self, wire: Wire, ledger: Ledger, *, item_bytes: int = 4, clock: Clock | None = None,
-                 delivery: Delivery | None = None) -> None:
+                 delivery: Delivery | None = None, tap: Tap | None = None) -> None:
         """
         Args:
             wire: Codec names and header size.
@@ -143,8 +162,10 @@ class Channel:
             item_bytes: Bytes of a number sent without a codec: the wire carries float32 whatever the arithmetic.
             clock: Moved on by every message; None for one of equal clients.
             delivery: Which messages arrive; None for all.
+            tap: Sees every message but weights, and may replace it.
         """
         self.delivery = delivery or Delivery(LossOptions(), seed=0)
+        self.tap = tap
         self.came = torch.ones(0, dtype=torch.bool)
         self.ledger = ledger
         clients = ledger.current.shape[1]
@@ -167,13 +188,13 @@ class Channel:
         name = self._codecs[kind]
         encoded = CODECS[name].encode(payload.detach(), 2)
         self._count(kind, clients, payload[0].numel(), encoded, name)
-        return CODECS[name].decode(encoded, payload.dtype)
+        return self._tapped(kind, CODECS[name].decode(encoded, payload.dtype), clients)
 
     def send_labels(self, labels: Tensor, clients: Tensor) -> Tensor:
         """Labels int64 `(P, B)`, one row per client; `wire.label_bytes` each. They arrive as they are."""
         size = labels[0].numel() * self.label_bytes
         self._count_bytes("label_up", clients, raw=size, encoded=size)
-        return labels
+        return self._tapped("label_up", labels, clients)
 
     def send_tree(self, kind: str, tree: Tree, clients: Tensor) -> Tree:
         """Weights, one copy per client: each named tensor is encoded by itself.
@@ -211,6 +232,9 @@ class Channel:
         """
         self._tally(kind, clients, entries, entries * self.item_bytes)
         return rows
+
+    def _tapped(self, kind: str, arrived: Tensor, clients: Tensor) -> Tensor:
+        return arrived if self.tap is None else self.tap.message(kind, arrived, clients, self.came)
 
     def _count(self, kind: str, clients: Tensor, numel: int, encoded: Encoded, name: str) -> None:
         self._tally(kind, clients, numel, self._bytes(encoded, name) // len(clients))

@@ -48,7 +48,7 @@ UNSPLIT = FEDERATED + FEDERATED_SSL
 """Algorithms whose cut is `full` unless one is given; then they send weights alone."""
 ALGORITHMS = SELF_SUPERVISED + SUPERVISED + FEDERATED
 UNFINGERPRINTED = ("name", "data_dir", "download", "device", "threads", "out", "checkpoint_every_seconds", "keep_checkpoints",
-                   "allocator", "engine", "target_accuracy")
+                   "allocator", "engine", "target_accuracy", "record_wire")
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,7 @@ class Config:
     checkpoint_every_seconds: float = field(60.0, "seconds between checkpoints inside a round", low=0)
     keep_checkpoints: int = field(2, "newest checkpoints that are kept", low=1)
     target_accuracy: float | None = field(None, "say when validation first reached this: rounds, bytes, virtual seconds", above=0, high=1)
+    record_wire: int = field(0, "keep what crossed the wire in the last so many steps, with its images, for attacks (0: nothing)", low=0)
     max_steps: int | None = field(None, "stop after this many steps, for a trial", low=1)
     out: str = field("runs", "parent folder of runs")
 

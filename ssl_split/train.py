@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from probes import classifier, knn
-from ssl_split import allocator, display, fields
+from ssl_split import allocator, display, fields, record
 from ssl_split import config as configuration
 from ssl_split import resume as resuming
 from ssl_split import run as runs
 from ssl_split.algorithms.api import State
-from ssl_split.channel import Channel
+from ssl_split.channel import Channel, Tap
 from ssl_split.clock import Clock, absent
 from ssl_split.config import Config
 from ssl_split.data.partition import describe
@@ -49,12 +49,14 @@ class Stopped(Exception):
         self.code = code
 
 
-def run(config: Config, *, resume: bool = False, on_log: Callable[[str], None] | None = None) -> Run:
+def run(config: Config, *, resume: bool = False, tamper: Tap | None = None, on_log: Callable[[str], None] | None = None) -> Run:
     """Train to the end, or go on with a run that was interrupted.
 
     Args:
         config: What to train.
         resume: Go on from the newest checkpoint instead of refusing an unfinished run.
+        tamper: A malicious server's hand on the wire. What it did is not in a checkpoint, so such a run cannot be resumed, and it must
+            not be in the place of an honest one: give it a `name` or `out` of its own.
         on_log: Receives the lines that say what is trained; default: stderr.
 
     Returns:
@@ -67,6 +69,10 @@ def run(config: Config, *, resume: bool = False, on_log: Callable[[str], None] |
     """
     log = on_log or (lambda line: print(line, file=sys.stderr))
     folder = config.run_dir
+    if tamper is not None and (resume or folder.exists()):
+        raise ValueError(f"{folder} exists or is to be resumed: a run whose wire is tampered with starts in a folder of its own")
+    if tamper is not None and config.record_wire:
+        raise ValueError("record_wire keeps what an honest server sends; it cannot be had with tamper")
     if (folder / "result.json").is_file():
         return Run(folder, runs.read_json(folder / "result.json"))
     newest = resuming.newest_readable(folder)
@@ -92,7 +98,7 @@ def run(config: Config, *, resume: bool = False, on_log: Callable[[str], None] |
         log(_headline(training))
         with _stop_signals() as stopped:
             seconds = -time.monotonic()
-            seen = _loop(training, state, saved, stopped)
+            seen = _loop(training, state, saved, stopped, tamper)
             seconds += time.monotonic()
         result = summarise(training, state, images=seen, seconds=seconds)
         runs.write_json(folder / "result.json", result)
@@ -112,7 +118,7 @@ def _span(lengths: list[int]) -> str:
     return str(lengths[0]) if min(lengths) == max(lengths) else f"{min(lengths)} to {max(lengths)}"
 
 
-def _loop(training: Training, state: State, saved: resuming.Checkpoints, stopped: list[int]) -> int:
+def _loop(training: Training, state: State, saved: resuming.Checkpoints, stopped: list[int], tamper: Tap | None) -> int:
     """Rounds and steps until the end.
 
     Returns:
@@ -122,7 +128,9 @@ def _loop(training: Training, state: State, saved: resuming.Checkpoints, stopped
     clock = Clock(config.network, state.tensors["clock"], seed=config.seed, active=config.cohort_size, work=state.tensors["flops"],
                   presence=state.tensors["presence"])
     delivery = Delivery(config.loss, seed=config.seed)
-    wire = Channel(config.wire, state.ledger, clock=clock, delivery=delivery)
+    dataset = training.dataset
+    recorder = record.recorder(config, total, mean=dataset.mean, std=dataset.std)
+    wire = Channel(config.wire, state.ledger, clock=clock, delivery=delivery, tap=tamper or recorder)
     folder, start, seen = config.run_dir, time.monotonic(), 0
     last_saved = start
     with display.progress(total, f"{config.algorithm} cut {config.cut}") as bar:
@@ -134,6 +142,8 @@ def _loop(training: Training, state: State, saved: resuming.Checkpoints, stopped
                 algorithm.begin_round(state, training.cohort(state.round), wire)
                 training.point_uphill(state)
             batch = training.next_batch(state)
+            if recorder is not None:
+                recorder.begin(state, batch)
             metrics = algorithm.step(state, batch, wire)
             seen += batch.views[0].shape[:2].numel()
             if "loss" in metrics:  # nothing was learnt in a step of which every message was lost
@@ -155,6 +165,8 @@ def _loop(training: Training, state: State, saved: resuming.Checkpoints, stopped
                 last_saved = time.monotonic()
                 if stopped and state.step < total:
                     raise Stopped(path, state.step, 128 + stopped[0])
+    if recorder is not None and not recorder.save(folder):
+        bar.note("nothing of the wire was recorded: no smashed data arrived in these steps, or they were made before this start")
     return seen
 
 
@@ -275,6 +287,8 @@ def main(argv: Sequence[str]) -> int:
         return 1
     if finished_before:
         print("this run had finished before; its result:")
+        if config.record_wire and not (done.path / record.FILE).is_file():
+            print("its wire was not recorded: train it in another --out for that", file=sys.stderr)
     _report(done, config)
     return 0
 

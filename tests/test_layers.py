@@ -11,7 +11,7 @@ LAYERS = [
     ("ssl_split.channel", "ssl_split.clock", "ssl_split.delivery", "ssl_split.clients", "ssl_split.defences", "ssl_split.traffic"),
     ("ssl_split.algorithms",),
     ("ssl_split.run", "ssl_split.resume", "ssl_split.dissimilarity", "probes"),
-    ("ssl_split.train", "ssl_split.training", "ssl_split.summary"),
+    ("ssl_split.train", "ssl_split.training", "ssl_split.summary", "ssl_split.record"),
     ("attacks",),
     ("ssl_split.sweep", "ssl_split.report"),
 ]

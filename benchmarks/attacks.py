@@ -1,0 +1,68 @@
+"""What an inversion attack costs: seconds, and reconstructed images per second, of every method on one client half, in one run.
+
+    python benchmarks/attacks.py                                                  # ResNet-18 at cut 13, quick, all methods
+    python benchmarks/attacks.py --budget standard --only ridge decoder --aux 5000
+    python benchmarks/attacks.py --cut 5 --width 0.25 --precision bf16
+
+The client is untrained and the images are smooth noise: an attack costs the same on others, but for a decoder that stops early where its
+validation levels off. Seconds run from the first query to the scores of all targets; ridge is the unit of the last column.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+
+import torch
+from torch.nn import functional as F
+
+from attacks.api import METHODS
+from attacks.reconstruct import reconstruct
+from ssl_split import allocator
+from ssl_split import config as configuration
+from ssl_split.models.split import build
+
+OWN_OPTIONS = {"decoder", "oracle"}
+
+
+def smooth(count: int, size: int, seed: int) -> torch.Tensor:
+    """Images `(count, 3, size, size)` in [0, 1]."""
+    coarse = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    fine = 0.2 * torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed + 1))
+    return (F.interpolate(coarse, size=size, mode="bilinear") * 0.8 + fine).clamp(0, 1)
+
+
+def main() -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default="resnet18")
+    parser.add_argument("--cut", type=int, default=13)
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--budget", default="quick", choices=("quick", "standard", "paper"))
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--targets", type=int, default=128)
+    parser.add_argument("--aux", type=int, default=1000)
+    parser.add_argument("--only", nargs="+", default=list(METHODS), choices=METHODS)
+    args = parser.parse_args()
+    allocator.keep_freed_memory()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = configuration.from_dict({"arch": args.arch, "cut": args.cut, "width": args.width, "algorithm": "mocosfl"})
+    client = build(config, image_size=args.image_size, classes=0).client.eval().to(device)
+    targets, own, private = (smooth(n, args.image_size, s).to(device) for n, s in ((args.targets, 0), (args.aux, 2), (args.aux, 4)))
+    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {device}; {args.arch} x{args.width:g} cut "
+          f"{args.cut}, {args.targets} targets, {args.aux} own images, {args.budget}, {args.precision}")
+    print(f"{'method':<10}{'seconds':>10}{'images/s':>11}{'to ridge':>10}")
+    found: dict[str, float] = {}
+    for method in sorted(args.only, key=lambda name: name != "ridge"):
+        given = {"precision": args.precision} if method in OWN_OPTIONS else {}
+        start = time.perf_counter()
+        reconstruct(client, targets, own, method=method, private=private, budget=args.budget, seeds=1, **given)
+        found[method] = time.perf_counter() - start
+        unit = f"{found[method] / found['ridge']:>9.1f}x" if "ridge" in found else f"{'-':>10}"
+        print(f"{method:<10}{found[method]:>10.1f}{args.targets / found[method]:>11.1f}{unit}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""What a run really sent: the messages of its last steps, kept with the views that they were made of.
+
+    runs/<name>-<fingerprint>/wire.safetensors
+      z, images, clients, steps           smashed data `(n, ...)` as the server read them, their images `(n, 3, S, S)` in [0, 1]
+      key_z, key_images                   of the momentum encoder, where there is one
+      gradients, answered                 g_z as the client read it, and which rows got one
+      labels                              where they are sent
+      weights/...                         the averaged client as the server knew it when the first of these steps began
+
+The images are for the judge of an attack; nothing of them crossed the wire.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ssl_split.algorithms.api import Batch, State
+from ssl_split.config import Config
+from ssl_split.data.imageset import Triple
+from ssl_split.files import read_tensors, write_tensors
+
+FILE = "wire.safetensors"
+
+
+class Recorder:
+    """Looks on at the wire during the last steps of a run.
+
+    Args:
+        first: Step from which on messages are kept, counted from 0.
+        mean, std: Constants of the normalisation, to give the images back in [0, 1].
+    """
+
+    def __init__(self, first: int, *, mean: Triple, std: Triple) -> None:
+        self.first = first
+        self._mean, self._std = (torch.tensor(v).view(3, 1, 1) for v in (mean, std))
+        self._weights: dict[str, Tensor] = {}
+        self._rows: list[dict[str, Tensor]] = []
+        self._open: dict[str, Tensor] | None = None
+        self._views: tuple[Tensor, ...] = ()
+
+    def begin(self, state: State, batch: Batch) -> None:
+        """A step begins; `batch` is what its clients feed in."""
+        self.close()
+        if state.step < self.first:
+            return
+        if not self._rows and "client.online" in state.trees:
+            self._weights = {f"weights/{k}": v.clone() for k, v in state.trees["client.online"].items()}
+        members = state.cohort[batch.places]
+        self._views = batch.views
+        self._open = {"clients": members, "steps": torch.full_like(members, state.step)}
+
+    def message(self, kind: str, arrived: Tensor, clients: Tensor, came: Tensor) -> Tensor:
+        """Keep what an attack reads; nothing is changed."""
+        if self._open is None or kind not in ("act_up", "key_act_up", "grad_down", "label_up"):
+            return arrived
+        name = {"act_up": "z", "key_act_up": "key_z", "grad_down": "gradients", "label_up": "labels"}[kind]
+        self._open[name], self._open[f"{name} of"] = arrived.detach().cpu().clone(), clients[came]
+        self._open[f"{name} came"] = came.clone()
+        return arrived
+
+    def close(self) -> None:
+        """The step has ended: rows of clients become rows of images."""
+        taken, self._open = self._open, None
+        if taken is None or "z" not in taken:
+            return
+        heard = torch.isin(taken["clients"], taken["z of"])
+        if "key_z" in taken:
+            heard &= torch.isin(taken["clients"], taken["key_z of"])
+        if not bool(heard.any()):
+            return
+        rows = taken["z"].shape[1]
+        made = {"z": taken["z"][heard].flatten(0, 1), "images": self._images(rows, 0)[heard].flatten(0, 1)}
+        if "key_z" in taken:
+            made |= {"key_z": taken["key_z"][heard].flatten(0, 1), "key_images": self._images(rows, -1)[heard].flatten(0, 1)}
+        if "labels" in taken:
+            made["labels"] = taken["labels"][heard].flatten()
+        made |= {name: taken[name][heard].repeat_interleave(rows) for name in ("clients", "steps")}
+        made |= self._answers(taken, heard, rows)
+        self._rows.append(made)
+
+    def _answers(self, taken: dict[str, Tensor], heard: Tensor, rows: int) -> dict[str, Tensor]:
+        """Gradients of the clients that were heard; zero, and so marked, where none came."""
+        everybody = torch.zeros_like(taken["z"])
+        answered = torch.zeros(len(heard), dtype=torch.bool)
+        if "gradients" in taken:
+            answered = torch.isin(taken["clients"], taken["gradients of"])
+            everybody[answered] = taken["gradients"][taken["gradients came"]]
+        return {"gradients": everybody[heard].flatten(0, 1), "answered": answered[heard].repeat_interleave(rows)}
+
+    def _images(self, rows: int, first: int) -> Tensor:
+        """The views `(A, R, 3, S, S)` behind activations, in [0, 1]; both, the other one behind the first, where 2 B rows were sent."""
+        views = self._views if first == 0 else self._views[::-1]
+        joined = views[0] if views[0].shape[1] == rows else torch.cat(views, 1)
+        return (joined.detach().float().cpu() * self._std + self._mean).clamp(0, 1)
+
+    def save(self, run_dir: Path) -> int:
+        """Write the file.
+
+        Returns:
+            Images in it; 0 and no file where nothing arrived in these steps, or another process made them.
+        """
+        self.close()
+        if not self._rows:
+            return 0
+        tensors = {name: torch.cat([row[name] for row in self._rows]) for name in self._rows[0]}
+        write_tensors(run_dir / FILE, {**tensors, **self._weights}, {"first_step": self.first})
+        return len(tensors["z"])
+
+
+def recorded(run_dir: Path) -> dict[str, Tensor]:
+    """What was recorded of a run, by name.
+
+    Raises:
+        FileNotFoundError: nothing was.
+    """
+    if not (run_dir / FILE).is_file():
+        raise FileNotFoundError(f"{run_dir} holds no recording of its wire: train it with --record-wire 4 (the last four steps)")
+    return read_tensors(run_dir / FILE)
+
+
+def recorder(config: Config, total_steps: int, *, mean: Triple, std: Triple) -> Recorder | None:
+    """The recorder that a configuration asks for.
+
+    Raises:
+        ValueError: the algorithm sends no smashed data, or the data are no images.
+    """
+    if not config.record_wire:
+        return None
+    if not config.sends_smashed_data or config.algorithm in ("moco", "centralised"):
+        raise ValueError(f"record_wire = {config.record_wire}: {config.algorithm} at cut {config.cut} sends no smashed data")
+    if config.dataset == "tsv":
+        raise ValueError("record_wire keeps images for the attacks, and dataset tsv holds sentences")
+    return Recorder(max(0, total_steps - config.record_wire), mean=mean, std=std)
