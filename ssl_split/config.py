@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssl_split import defence_sections as defending
 from ssl_split import fields
+from ssl_split.defence_sections import DEFENCES as DEFENCES
 from ssl_split.fields import field
 from ssl_split.sections import AdamOptions as AdamOptions
 from ssl_split.sections import Augment as Augment
@@ -131,6 +133,17 @@ class Config:
     network: NetworkOptions = field(NetworkOptions, "devices and links of the virtual clock")
     loss: LossOptions = field(LossOptions, "messages that do not arrive")
 
+    defence: str = field("none", "what clients do about their smashed data before they are sent, or about their loss (docs/defences.md)",
+                         choices=DEFENCES, section="defence")
+    gaussian: defending.GaussianOptions = field(defending.GaussianOptions, "noise without clipping")
+    laplace: defending.LaplaceOptions = field(defending.LaplaceOptions, "noise without clipping")
+    local_dp: defending.LocalDpOptions = field(defending.LocalDpOptions, "clipping and noise")
+    dropout: defending.DropoutOptions = field(defending.DropoutOptions, "zeros at random places")
+    topk: defending.TopkOptions = field(defending.TopkOptions, "the largest numbers alone")
+    quantise: defending.QuantiseOptions = field(defending.QuantiseOptions, "few bits")
+    nopeek: defending.NopeekOptions = field(defending.NopeekOptions, "distance correlation as a loss")
+    shuffle: defending.ShuffleOptions = field(defending.ShuffleOptions, "parts in random order")
+
     published_pool_average: bool = field(False, "repeat the published defect: client 0 stands in for the first cohort member in "
                                                 "averages", section="defects of the published code, to measure their effect")
     published_client_schedule: bool = field(False, "repeat the published defect: client cosine stepped per batch with its period in "
@@ -204,6 +217,9 @@ class Config:
     def fingerprint(self) -> str:
         """Ten hex digits that change with every field that changes numbers."""
         values = {k: v for k, v in self.to_dict().items() if k not in UNFINGERPRINTED}
+        for name in DEFENCES if self.defence != "none" else ("defence", *DEFENCES):  # of another defence nothing is read
+            if name != self.defence:
+                values.pop(name, None)
         file, _, function = self.arch.rpartition(":")
         if Path(file).is_file():  # a user's own network is its text, not its place
             values["arch"] = [hashlib.sha256(Path(file).read_bytes()).hexdigest(), function]
@@ -253,6 +269,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     _check_loss(config)
     _check_unread(config)
     _check_text(config)
+    defending.check(config, known=Config())
     if config.arch not in ARCHITECTURES and ".py:" not in config.arch:
         raise ValueError(f"arch = {config.arch!r} does not exist: {fields.nearest(config.arch, ARCHITECTURES)} or FILE.py:build")
     if config.name is not None and (not config.name or set(config.name) & set('/\\:*?"<>|') or config.name.startswith(".")):

@@ -10,6 +10,7 @@ from ssl_split import tree as trees
 from ssl_split.algorithms.api import Setup, State
 from ssl_split.algorithms.split.groups import Groups
 from ssl_split.channel import Channel
+from ssl_split.defences.table import release
 from ssl_split.objectives.supervised import correct
 
 
@@ -30,6 +31,7 @@ class Course:
         self.at_once = min(self.config.clients_at_once or self.config.cohort_size, self.config.cohort_size)
         self.has_weights = trees.layout(setup.network.client).numel > 0
         self.lossy = self.config.loss.happens
+        self.release = release(self.config, setup.network.smashed_shape, dtype=setup.dtype)
         self._groups: Groups | None = None
 
     def order(self, cohort: Tensor, round: int) -> Tensor:

@@ -1,0 +1,68 @@
+"""The clients' side of the wire: what becomes of smashed data before they are sent, and what a client's own loss adds to the answer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ssl_split.channel import Codec
+from ssl_split.defences.api import Defence
+from ssl_split.rng import generator
+
+
+class Release:
+    """A defence at work for the clients of a step; without one everything passes as it is."""
+
+    def __init__(self, defence: Defence, *, seed: int, dtype: torch.dtype) -> None:
+        """
+        Args:
+            defence: Of the run.
+            seed: Of the run; a release is drawn by step, client, kind of message and its number among equal ones.
+            dtype: Arithmetic of what is sent; noise is not rounded to that of autocast.
+        """
+        self.defence, self._seed, self._dtype = defence, seed, dtype
+
+    @property
+    def codec(self) -> Codec | None:
+        """How smashed data are encoded, where the defence says so."""
+        return self.defence.codec
+
+    def __call__(self, outputs: list[Tensor], images: Tensor, members: Tensor, *, kind: str, step: int, number: int = 0) -> list[Tensor]:
+        """What these clients send.
+
+        Args:
+            outputs: As `Clients.forward` returns them, with their graphs.
+            images: `(A, B, ...)`, behind them.
+            members: Who sends, int64 `(A,)`.
+            kind: Of the message.
+            step: Of the run.
+            number: Of the message among those of its kind in the step.
+
+        Returns:
+            As `outputs`, to be joined for the message and given to `Clients.backward`.
+        """
+        if not self.defence.changes_release:
+            return outputs
+        made = [self.defence.on_activation(z, x, generator(self._seed, f"defence {kind}", step, client, number))
+                for z, x, client in zip(self._by_client(outputs, len(members)), images, members.tolist(), strict=True)]
+        return made if len(outputs) == len(made) else [torch.cat(made)]
+
+    def gradient(self, outputs: list[Tensor], images: Tensor) -> Tensor | None:
+        """Gradient of each client's own loss with respect to what it sends, `(A, B, ...)`; None where it has no such loss.
+
+        Args:
+            outputs, images: As in a call.
+        """
+        if not self.defence.has_loss:
+            return None
+        found = []
+        for z, x in zip(self._by_client(outputs, len(images)), images, strict=True):
+            leaf = z.detach().requires_grad_()
+            with torch.enable_grad():
+                found.append(torch.autograd.grad(self.defence.client_loss(leaf, x), leaf)[0])
+        return torch.stack(found)
+
+    def _by_client(self, outputs: list[Tensor], clients: int) -> list[Tensor]:
+        """One tensor `(B, ...)` for each client, in the arithmetic of what is sent."""
+        rows = outputs if len(outputs) == clients else list(outputs[0].unflatten(0, (clients, -1)).unbind())
+        return [z.to(self._dtype) for z in rows]
