@@ -186,6 +186,11 @@ class Config:
         return self.algorithm in FEDERATED_SSL
 
     @property
+    def defended_with(self) -> dict[str, Any] | None:
+        """The defence and its options, plain values; None without one."""
+        return None if self.defence == "none" else {"name": self.defence, **dataclasses.asdict(getattr(self, self.defence))}
+
+    @property
     def sends_smashed_data(self) -> bool:
         """Whether anything but weights leaves a client."""
         return not (self.cut == "full" and self.algorithm in UNSPLIT)

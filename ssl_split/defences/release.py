@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 from torch import Tensor
 
 from ssl_split.channel import Codec
 from ssl_split.defences.api import Defence
 from ssl_split.rng import generator
+
+
+@torch.no_grad()
+def released(defence: Defence, z: Tensor, x: Tensor, *, purpose: str) -> Tensor:
+    """What a server reads of smashed data outside training: through the defence, encoded and decoded.
+
+    Args:
+        defence: Of the run.
+        z: What the client half computes, `(B, ...)`.
+        x: From these images, `(B, ...)`.
+        purpose: Names the randomness, which depends on it and on the images alone: the same images give the same again, under another
+            purpose something independent.
+    """
+    if not defence.changes_release:
+        return z
+    content = hashlib.blake2b(x.detach().cpu().contiguous().numpy().tobytes(), digest_size=6).digest()
+    sent = defence.on_activation(z, x, generator(0, f"released {purpose}", int.from_bytes(content, "little")))
+    if defence.codec is None:
+        return sent
+    return defence.codec.decode(defence.codec.encode(sent[None], 2), sent.dtype)[0]
 
 
 class Release:
