@@ -143,6 +143,7 @@ class Config:
     quantise: defending.QuantiseOptions = field(defending.QuantiseOptions, "few bits")
     nopeek: defending.NopeekOptions = field(defending.NopeekOptions, "distance correlation as a loss")
     shuffle: defending.ShuffleOptions = field(defending.ShuffleOptions, "parts in random order")
+    ressfl: defending.RessflOptions = field(defending.RessflOptions, "training against a decoder")
 
     published_pool_average: bool = field(False, "repeat the published defect: client 0 stands in for the first cohort member in "
                                                 "averages", section="defects of the published code, to measure their effect")

@@ -7,7 +7,8 @@ from typing import Any
 
 from ssl_split.fields import field
 
-DEFENCES = ("none", "gaussian", "laplace", "local_dp", "dropout", "topk", "quantise", "nopeek", "shuffle")
+DEFENCES = ("none", "gaussian", "laplace", "local_dp", "dropout", "topk", "quantise", "nopeek", "shuffle", "ressfl")
+WITH_CLIENT_LOSS = ("nopeek", "ressfl")
 BITS = (1, 2, 4, 8)
 
 
@@ -69,6 +70,17 @@ class ShuffleOptions:
     cell: int = field(1, "side of the cells of a map, in numbers; it must divide the side of the map", low=1)
 
 
+@dataclass(frozen=True)
+class RessflOptions:
+    """A loss on how well a decoder, trained beside the client, rebuilds the images (ResSFL)."""
+
+    weight: float = field(0.5, "lambda, of the loss beside the task's", above=0)
+    threshold: float = field(0.5, "tau, the zero-padded SSIM up to which nothing is lost", low=0, high=1)
+    blocks: int = field(4, "residual blocks N of the decoder", low=0)
+    channels: int = field(64, "channels C of the decoder", low=1)
+    lr: float = field(1e-3, "Adam's rate of the decoder", above=0)
+
+
 def check(config: Any, *, known: Any) -> None:
     """Refuse a defence where it has nothing to defend, and options of another one.
 
@@ -95,7 +107,7 @@ def check(config: Any, *, known: Any) -> None:
         raise ValueError(f"quantise.bits = {config.quantise.bits} does not exist; legal: {', '.join(map(str, BITS))}")
     if name == "local_dp" and config.norm == "batch":
         raise ValueError("local_dp needs smashed data that depend on one image alone, which BatchNorm's do not: use --norm group")
-    if name == "nopeek":
+    if name in WITH_CLIENT_LOSS:
         _check_client_loss(config, name)
 
 

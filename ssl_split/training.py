@@ -46,7 +46,8 @@ class Training:
         self.images = self.dataset.train.images.to(self.device)
         self.cost = cost(self.network)
         setup = Setup(config, self.network, sizes, self.steps, self.device, self.dtype, local, self._label_counts(),
-                      client_flops=2.0 * self.cost.client_macs, server_flops=2.0 * self.cost.server_macs)
+                      client_flops=2.0 * self.cost.client_macs, server_flops=2.0 * self.cost.server_macs,
+                      mean=self.dataset.mean, std=self.dataset.std)
         self.algorithm = ALGORITHMS[config.algorithm](setup)
         self.lengths = [self.algorithm.round_steps(self.cohort(round)) for round in range(config.rounds)]  # steps of each round
 

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ssl_split.channel import Codec
+from ssl_split.data.imageset import Triple
+from ssl_split.tree import Tree
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a defence is at work.
+
+    Attributes:
+        smashed_shape: Of one image.
+        image_size: Pixels per side.
+        mean, std: Constants of the normalisation of what the client half takes.
+        seed: Of the run.
+        dtype: Arithmetic of weights and of what is sent.
+        device: Where tensors live.
+    """
+
+    smashed_shape: tuple[int, ...]
+    image_size: int
+    mean: Triple
+    std: Triple
+    seed: int
+    dtype: torch.dtype
+    device: torch.device
 
 
 class Defence:
@@ -43,6 +68,18 @@ class Defence:
     def client_loss(self, z: Tensor, x: Tensor) -> Tensor:
         """A client's own loss on a batch beside the task's, a scalar; arguments as in `on_activation`."""
         raise NotImplementedError
+
+    def begin(self, state: dict[str, Tree], tensors: dict[str, Tensor], place: Place) -> None:
+        """Put what the defence learns into the run's state, at its initial values; it is updated in place and goes into checkpoints."""
+
+    def learn(self, z: Tensor, x: Tensor, *, share: float) -> None:
+        """One step of what the defence learns, before `client_loss` is asked.
+
+        Args:
+            z: Smashed data of all clients of the step, `(A * B, ...)`.
+            x: Their images, `(A * B, C, H, W)`.
+            share: Of the run's rounds that are over, in [0, 1).
+        """
 
     def refuse(self, shape: tuple[int, ...]) -> None:
         """Check that the defence is defined for smashed data of this shape of one image.

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ssl_split.channel import Codec
-from ssl_split.defences.api import Defence
+from ssl_split.defences.api import Defence, Place
 from ssl_split.rng import generator
+from ssl_split.tree import Tree
 
 
 @torch.no_grad()
@@ -35,14 +36,19 @@ def released(defence: Defence, z: Tensor, x: Tensor, *, purpose: str) -> Tensor:
 class Release:
     """A defence at work for the clients of a step; without one everything passes as it is."""
 
-    def __init__(self, defence: Defence, *, seed: int, dtype: torch.dtype) -> None:
+    def __init__(self, defence: Defence, place: Place, *, rounds: int) -> None:
         """
         Args:
             defence: Of the run.
-            seed: Of the run; a release is drawn by step, client, kind of message and its number among equal ones.
-            dtype: Arithmetic of what is sent; noise is not rounded to that of autocast.
+            place: Its seed draws each release by step, client, kind of message and its number among equal ones; its dtype is that of what
+                is sent, so that noise is not rounded to that of autocast.
+            rounds: Of the run.
         """
-        self.defence, self._seed, self._dtype = defence, seed, dtype
+        self.defence, self._place, self._rounds = defence, place, rounds
+
+    def begin(self, state: dict[str, Tree], tensors: dict[str, Tensor]) -> None:
+        """Put what the defence learns into the run's state."""
+        self.defence.begin(state, tensors, self._place)
 
     @property
     def codec(self) -> Codec | None:
@@ -65,20 +71,22 @@ class Release:
         """
         if not self.defence.changes_release:
             return outputs
-        made = [self.defence.on_activation(z, x, generator(self._seed, f"defence {kind}", step, client, number))
+        made = [self.defence.on_activation(z, x, generator(self._place.seed, f"defence {kind}", step, client, number))
                 for z, x, client in zip(self._by_client(outputs, len(members)), images, members.tolist(), strict=True)]
         return made if len(outputs) == len(made) else [torch.cat(made)]
 
-    def gradient(self, outputs: list[Tensor], images: Tensor) -> Tensor | None:
+    def gradient(self, outputs: list[Tensor], images: Tensor, *, round: int) -> Tensor | None:
         """Gradient of each client's own loss with respect to what it sends, `(A, B, ...)`; None where it has no such loss.
 
         Args:
             outputs, images: As in a call.
+            round: Of the run.
         """
         if not self.defence.has_loss:
             return None
-        found = []
-        for z, x in zip(self._by_client(outputs, len(images)), images, strict=True):
+        rows, found = self._by_client(outputs, len(images)), []
+        self.defence.learn(torch.cat([z.detach() for z in rows]), images.flatten(0, 1), share=round / self._rounds)
+        for z, x in zip(rows, images, strict=True):
             leaf = z.detach().requires_grad_()
             with torch.enable_grad():
                 found.append(torch.autograd.grad(self.defence.client_loss(leaf, x), leaf)[0])
@@ -87,4 +95,4 @@ class Release:
     def _by_client(self, outputs: list[Tensor], clients: int) -> list[Tensor]:
         """One tensor `(B, ...)` for each client, in the arithmetic of what is sent."""
         rows = outputs if len(outputs) == clients else list(outputs[0].unflatten(0, (clients, -1)).unbind())
-        return [z.to(self._dtype) for z in rows]
+        return [z.to(self._place.dtype) for z in rows]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-
 from ssl_split.config import Config
-from ssl_split.defences.api import Defence
+from ssl_split.defences.api import Defence, Place
 from ssl_split.defences.compression import Quantise, TopK
 from ssl_split.defences.local_dp import LocalDp, sigma_of
 from ssl_split.defences.noise import Dropout, Gaussian, Laplace
 from ssl_split.defences.nopeek import NoPeek
 from ssl_split.defences.release import Release
+from ssl_split.defences.ressfl import ResSFL
 from ssl_split.defences.shuffle import Shuffle
 
 
@@ -31,6 +30,7 @@ DEFENCES: dict[str, Callable[[Config], Defence]] = {
     "quantise": lambda config: Quantise(config.quantise.bits),
     "nopeek": lambda config: NoPeek(config.nopeek.alpha),
     "shuffle": lambda config: Shuffle(config.shuffle.cell),
+    "ressfl": lambda config: ResSFL(config.ressfl),
 }
 
 
@@ -39,12 +39,12 @@ def build(config: Config) -> Defence:
     return DEFENCES[config.defence](config)
 
 
-def release(config: Config, smashed_shape: tuple[int, ...], *, dtype: torch.dtype) -> Release:
+def release(config: Config, place: Place) -> Release:
     """The defence of a run at work.
 
     Raises:
         ValueError: it is not defined for smashed data of this shape.
     """
     defence = build(config)
-    defence.refuse(smashed_shape)
-    return Release(defence, seed=config.seed, dtype=dtype)
+    defence.refuse(place.smashed_shape)
+    return Release(defence, place, rounds=config.rounds)

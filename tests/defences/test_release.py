@@ -18,6 +18,7 @@ from ssl_split import train
 from ssl_split.channel import KINDS, Channel, Ledger
 from ssl_split.config import DEFENCES as NAMES
 from ssl_split.config import SUPERVISED, Config, Wire
+from ssl_split.defences.api import Place
 from ssl_split.defences.compression import Quantise, TopK, kept, pack, unpack
 from ssl_split.defences.noise import Dropout, Gaussian, Laplace
 from ssl_split.defences.release import Release
@@ -186,7 +187,8 @@ def test_both_engines_release_the_same() -> None:
 
 
 def test_noise_differs_between_clients_kinds_and_steps() -> None:
-    release = Release(Gaussian(1.0), seed=0, dtype=torch.float64)
+    place = Place((5,), 4, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 0, torch.float64, torch.device("cpu"))
+    release = Release(Gaussian(1.0), place, rounds=1)
     zero = [torch.zeros(2, 5, dtype=torch.float64) for _ in range(2)]
     images = torch.zeros(2, 2, 3, 4, 4)
 

@@ -248,7 +248,7 @@ class FedAvg(SFLV1):
         if self.has_weights:
             answer = wire.send("grad_down", torch.stack([row.grad for row in inputs if row.grad is not None]), members)
             came = came & wire.came
-            if (own := self.release.gradient(outputs, batch.views[0])) is not None:
+            if (own := self.release.gradient(outputs, batch.views[0], round=state.round)) is not None:
                 answer = answer + own
             self.clients.modules.backward(outputs, answer.flatten(0, 1).to(outputs[0].dtype), rows=rows)
             self._client_work(wire, members, passes=2, of=3 * (1 + self.looks_first))

@@ -129,7 +129,7 @@ class Targets(FedAvg):
         wire.clock.serve(members, 4 * self.looks * self.config.batch_size * self.setup.server_flops)
         if self.has_weights:
             answer = wire.send("grad_down", torch.stack([row.grad for row in inputs if row.grad is not None]), members)
-            if (own := self.release.gradient(outputs, v1)) is not None:
+            if (own := self.release.gradient(outputs, v1, round=state.round)) is not None:
                 answer = answer + own
             self.clients.modules.backward(outputs, answer.flatten(0, 1).to(outputs[0].dtype), rows=rows)
             self._client_work(wire, members, passes=2 * self.looks, of=4 * self.looks)

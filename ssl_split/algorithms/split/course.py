@@ -31,7 +31,7 @@ class Course:
         self.at_once = min(self.config.clients_at_once or self.config.cohort_size, self.config.cohort_size)
         self.has_weights = trees.layout(setup.network.client).numel > 0
         self.lossy = self.config.loss.happens
-        self.release = release(self.config, setup.network.smashed_shape, dtype=setup.dtype)
+        self.release = release(self.config, setup.place)
         self._groups: Groups | None = None
 
     def order(self, cohort: Tensor, round: int) -> Tensor:

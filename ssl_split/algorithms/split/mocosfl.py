@@ -50,7 +50,7 @@ class MocoSFL:
         self.all_join = self.config.cohort_size == self.config.clients
         self.has_weights = trees.layout(setup.network.client).numel > 0
         self.lossy = self.config.loss.happens
-        self.release = release(self.config, setup.network.smashed_shape, dtype=setup.dtype)
+        self.release = release(self.config, setup.place)
 
     # --- state -------------------------------------------------------------------------------------------------------------------
 
@@ -76,6 +76,7 @@ class MocoSFL:
         state.gathered = self.all_join
         if self.lossy:
             state.trees["client.initial"] = client.clone()
+        self.release.begin(state.trees, state.tensors)
         self._bind(state)
         return state
 
@@ -187,7 +188,7 @@ class MocoSFL:
             self._enqueue(state, new_keys)
             self._sgd(w["server.online"], self._server_gradients, w["server.velocity"], server_lr)
             if self.has_weights:
-                answered = self._down(outputs, h_q, state, wire, came, own=self.release.gradient(outputs, v1))
+                answered = self._down(outputs, h_q, state, wire, came, own=self.release.gradient(outputs, v1, round=state.round))
                 self._step_clients(state, answered, client_lr)
                 wire.clock.compute(state.cohort[answered], 2 * rows * self.setup.client_flops, share=0.5 / self.setup.steps)
             metrics = {"loss": loss.item()}

@@ -60,6 +60,7 @@ class SFLV1(Course):
         state.tensors["since_logged"] = torch.zeros(3, dtype=torch.float64)  # loss times images, correct answers, images
         if self.lossy:
             state.trees["client.initial"] = shared["client"].clone()
+        self.release.begin(state.trees, state.tensors)
         return state
 
     # --- round -------------------------------------------------------------------------------------------------------------------
@@ -198,7 +199,7 @@ class SFLV1(Course):
             answer[came] = wire.send("grad_down", gradient[came], members[came])
             answered = came.clone()
             answered[came] = wire.came
-            if (own := self.release.gradient(outputs, batch.views[0])) is not None:
+            if (own := self.release.gradient(outputs, batch.views[0], round=state.round)) is not None:
                 answer = answer + own
             self.clients.clear(rows)
             self.clients.modules.backward(outputs, answer.flatten(0, 1).to(outputs[0].dtype), rows=rows)
