@@ -83,6 +83,8 @@ class Config:
                       choices=("small", "imagenet"))
     head: Head = field(Head, "projection head")
     bottleneck: Bottleneck = field(Bottleneck, "CxSy bottleneck at the cut")
+    client_from: str | None = field(None, "run directory or checkpoint whose client half this run starts with, a pre-trained client")
+    freeze_client: bool = field(False, "split algorithms: the client half stays as it starts, and only smashed data are sent")
 
     clients: int = field(5, "number of clients N", low=1, section="federation")
     clients_per_round: int | None = field(None, "clients drawn per round P (default: all)", low=1)
@@ -226,6 +228,10 @@ class Config:
         for name in DEFENCES if self.defence != "none" else ("defence", *DEFENCES):  # of another defence nothing is read
             if name != self.defence:
                 values.pop(name, None)
+        if not self.freeze_client:
+            values.pop("freeze_client")
+        if values.pop("client_from"):  # another run's client is its weights, not its place
+            values["client_from"] = _digest(Path(str(self.client_from)))
         file, _, function = self.arch.rpartition(":")
         if Path(file).is_file():  # a user's own network is its text, not its place
             values["arch"] = [hashlib.sha256(Path(file).read_bytes()).hexdigest(), function]
@@ -276,11 +282,20 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     _check_unread(config)
     _check_text(config)
     defending.check(config, known=Config())
+    if config.freeze_client and config.algorithm in (*UNSPLIT, "centralised", "moco"):
+        raise ValueError(f"freeze_client is not defined for {config.algorithm}, whose clients send weights: use a split algorithm")
     if config.arch not in ARCHITECTURES and ".py:" not in config.arch:
         raise ValueError(f"arch = {config.arch!r} does not exist: {fields.nearest(config.arch, ARCHITECTURES)} or FILE.py:build")
     if config.name is not None and (not config.name or set(config.name) & set('/\\:*?"<>|') or config.name.startswith(".")):
         raise ValueError(f"name = {config.name!r} cannot name a folder")
     return config
+
+
+def _digest(run: Path) -> str:
+    """Hash of a checkpoint, or of the last one of a run directory; the path itself where there is none (training says so)."""
+    found = sorted((run / "checkpoints").glob("step-*.safetensors"))
+    file = found[-1] if found else run
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else str(run)
 
 
 def _check_unread(config: Config) -> None:

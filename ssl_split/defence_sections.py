@@ -113,6 +113,8 @@ def check(config: Any, *, known: Any) -> None:
 
 def _check_client_loss(config: Any, name: str) -> None:
     """Refuse a loss of the client's own where nothing could follow its gradient."""
+    if config.freeze_client:
+        raise ValueError(f"defence = {name!r} trains the client, which freeze_client forbids: defend the run that client_from names")
     if config.cut == 0:
         raise ValueError(f"defence = {name!r} trains the client, which has no weights at cut 0: choose a deeper cut")
     if config.algorithm == "mu_splitfed" and config.mu_splitfed.estimator == "spsa":

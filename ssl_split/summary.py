@@ -158,12 +158,12 @@ def _sizes(training: Training) -> dict[str, Any]:
 
 
 def _client_memory(training: Training) -> dict[str, int] | None:
-    """Bytes of one client in a step, term by term and in sum; None without clients.
+    """Bytes of one client in a step, term by term and in sum; None without clients that train.
 
     Counted at the precision in which weights are stored: under bf16 autocast a number counts as fp32, though some activations take half.
     """
     config = training.config
-    if training.algorithm.centralised:
+    if training.algorithm.centralised or config.freeze_client:
         return None
     rows = config.batch_size * (2 if not config.supervised and config.symmetric == "stacked" else 1)  # of the part that has a graph
     x = torch.empty(rows, *training.network.input_shape, device="meta")

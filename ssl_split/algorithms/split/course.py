@@ -29,7 +29,7 @@ class Course:
         self.setup, self.config = setup, setup.config
         self.outer = self.config.outer
         self.at_once = min(self.config.clients_at_once or self.config.cohort_size, self.config.cohort_size)
-        self.has_weights = trees.layout(setup.network.client).numel > 0
+        self.has_weights = trees.layout(setup.network.client).numel > 0 and not self.config.freeze_client
         self.lossy = self.config.loss.happens
         self.release = release(self.config, setup.place)
         self._groups: Groups | None = None

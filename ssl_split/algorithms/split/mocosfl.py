@@ -48,7 +48,7 @@ class MocoSFL:
         self.setup, self.config = setup, setup.config
         self.syncs = sync_steps(setup.steps, self.config.syncs_per_round)
         self.all_join = self.config.cohort_size == self.config.clients
-        self.has_weights = trees.layout(setup.network.client).numel > 0
+        self.has_weights = trees.layout(setup.network.client).numel > 0 and not self.config.freeze_client
         self.lossy = self.config.loss.happens
         self.release = release(self.config, setup.place)
 
