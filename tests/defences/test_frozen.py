@@ -12,7 +12,7 @@ from tiny import tiny
 from ssl_split import config as configuration
 from ssl_split import train
 
-FIELDS: dict[str, Any] = {"validate_every_rounds": 0, "cut": 3, "rounds": 1, "train_images": 60, "bottleneck": {"channels": 4, "stride": 2}}
+FIELDS: dict[str, Any] = {"validate_every_rounds": 0, "cut": 3, "rounds": 1, "train_images": 30, "bottleneck": {"channels": 4, "stride": 2}}
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> train.Run:
     return train.run(tiny(tmp_path_factory.mktemp("source"), algorithm="sfl_v1", max_steps=2, **FIELDS))
 
 
-@pytest.mark.parametrize("algorithm", ["sfl_v1", "monacosfl", "gas"])
+@pytest.mark.parametrize("algorithm", ["sfl_v1", "monacosfl", pytest.param("gas", marks=pytest.mark.slow)])
 def test_a_frozen_client_is_the_source_runs(source: train.Run, tmp_path: Path, algorithm: str) -> None:
     config = tiny(tmp_path, algorithm=algorithm, client_from=str(source.path), freeze_client=True, seed=5, **FIELDS)
     done = train.run(config)
@@ -31,7 +31,7 @@ def test_a_frozen_client_is_the_source_runs(source: train.Run, tmp_path: Path, a
     assert any(not torch.equal(v, before[k]) for k, v in found.server.state_dict().items())
     sent = {k: v for kinds in done.result["bytes"].values() for k, v in kinds.items() if v}
     assert set(sent) == ({"act_up", "key_act_up"} if algorithm == "monacosfl" else {"act_up", "label_up"})
-    assert done.result["mib_per_client_closed_form"] == pytest.approx(done.result["mib_per_client"], rel=0.35)
+    assert done.result["mib_per_client_closed_form"] == pytest.approx(done.result["mib_per_client"], rel=1e-9)
 
 
 def test_the_fingerprint_follows_the_weights_not_their_place(source: train.Run, tmp_path: Path) -> None:
