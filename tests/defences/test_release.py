@@ -232,10 +232,10 @@ def supervised_generator(seed: int) -> torch.Generator:
 def test_noise_resumes_bitwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the result says what may be claimed: two rounds are two passes over the images, one tensor each."""
     fields = {"algorithm": "sfl_v1", "defence": "local_dp", "local_dp": {"clip": 30.0}, "validate_every_rounds": 0, "cut": 3,
-              "checkpoint_every_seconds": 0}
+              "train_images": 48, "checkpoint_every_seconds": 0}
     whole = train.run(tiny(tmp_path / "whole", **fields))
     with monkeypatch.context() as patch:
-        _die_at(patch, "sfl_v1", 7)
+        _die_at(patch, "sfl_v1", 4)
         with pytest.raises(Killed):
             train.run(tiny(tmp_path / "killed", **fields))
     resumed = train.run(tiny(tmp_path / "killed", **fields), resume=True)
