@@ -18,6 +18,8 @@ PRESETS = ("strong", "published")
 BUDGETS = ("quick", "standard", "paper")
 DEFAULT_AUX = 5000
 PUBLISHED_AUX = 500
+QUICK = ("ridge",)
+"""Attacks that take seconds: against a defence the attacker that does not know it is always shown beside them."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,9 @@ class AttackOptions:
     seeds: int | None = field(None, "decoders with seeds of their own, averaged (default: 3; quick or published 1)", low=1)
     seed: int = field(0, "first of these seeds", low=0)
     precision: str = field("fp32", "of decoder training; bf16 is faster where the processor has it, else slower", choices=("fp32", "bf16"))
+    attacker: str = field("adaptive", "against a run with a defence: adaptive knows it and learns through it; unaware does not",
+                          choices=("adaptive", "unaware"))
+    unaware: bool = field(False, "against a defence: also run the attacker that does not know it, for comparison (always done for ridge)")
     decoder: DecoderOptions = field(DecoderOptions, "replaces single values of the preset")
     optimise: OptimiseOptions = field(OptimiseOptions, "the search with known weights")
 

@@ -69,7 +69,16 @@ class Case:
                              "smashed data give away can be probed: python -m probes.knn --features smashed")
         if "smashed" in METHODS[self.options.method].needs:
             refuse_without_wire(self.checkpoint.config)
-        self.identity = self.options.identity(METHODS[self.options.method].options)
+        if self.options.attacker == "unaware" and not self.defended:
+            raise ValueError(f"--attacker unaware has no meaning here: {self.checkpoint.run_dir.name} has no defence that changes what is "
+                             "sent, or the attack looks at nothing that is sent")
+        known = ("attacker", "unaware") if self.defended else ()
+        self.identity = self.options.identity((*METHODS[self.options.method].options, *known))
+
+    @property
+    def defended(self) -> bool:
+        """Whether the attack meets a defence."""
+        return self.checkpoint.defence.changes_release and "smashed" in METHODS[self.options.method].needs
 
     @property
     def directory(self) -> Path:
@@ -98,7 +107,7 @@ class Case:
         """The client half of a network."""
         dataset = self.checkpoint.dataset(self.options.data_dir)
         client = network.client.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return Victim(client, dataset.mean, dataset.std, self.private)
+        return Victim(client, dataset.mean, dataset.std, self.private, self.checkpoint.defence, self.options.attacker == "adaptive")
 
     @cached_property
     def private(self) -> OwnImages | None:
@@ -119,7 +128,8 @@ class Case:
         dataset = self.checkpoint.dataset(self.options.data_dir)
         key = {
             **({"private": rulers.digest(self.sets.private)} if self.private is not None else {}),
-            "attack": self.options.method, "options": {k: v for k, v in self.identity.items() if k not in ("method", "seeds")},
+            **({"defence": self.checkpoint.config.defended_with} if self.defended else {}),
+            "attack": self.options.method, "options": {k: v for k, v in self.identity.items() if k not in ("method", "seeds", "unaware")},
             "targets": rulers.digest(self.sets.targets), "aux": rulers.digest(self.sets.aux), "mean": list(dataset.mean),
             "std": list(dataset.std), "network": network_key(self.checkpoint.config, network, at_cut=True),
         }
@@ -163,7 +173,8 @@ def _facts(case: Case, inversion: Inversion, *, smashed_shape: Sequence[int]) ->
         "budget": options.budget if by_budget else None, **inversion.result, "sets": case.sets.record,
         "notices": list(case.sets.notices), "cut": case.checkpoint.config.cut, "smashed_shape": list(smashed_shape),
         "run": case.checkpoint.run_dir.name, "dataset": case.checkpoint.config.dataset, "options": case.identity,
-        "checkpoint": case.checkpoint.reference,
+        "checkpoint": case.checkpoint.reference, "defence": case.checkpoint.config.defended_with,
+        "adaptive": options.attacker == "adaptive" if case.defended else None,
     }
 
 
@@ -199,6 +210,7 @@ def main(argv: Sequence[str]) -> None:
         "  python -m attacks.invert --checkpoint runs/RUN --budget quick --aux 500       # a weaker attacker, sooner\n"
         "  python -m attacks.invert --checkpoint runs/RUN --preset published             # as ResSFL and MocoSFL attack\n"
         "  python -m attacks.invert --checkpoint runs/RUN --method optimise              # with the client's weights\n"
+        "  python -m attacks.invert --checkpoint runs/RUN --unaware                      # also who does not know the run's defence\n"
         "  python -m attacks.invert --checkpoint runs/RUN --method oracle                # bound: trained on the clients' own images\n\n"
         "writes RUN/attacks/METHOD-HASH/result.json, images.png and reconstructions.safetensors; a result that exists is printed, not\n"
         "computed again"))

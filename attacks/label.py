@@ -17,6 +17,7 @@ import torch
 
 from attacks import fewshot, rulers, sets
 from attacks.fewshot import guess_labels
+from attacks.show import defended as defence_line
 from attacks.victim import Victim, refuse_without_wire
 from probes.bench import Target
 from probes.rulers import network_key
@@ -41,6 +42,8 @@ class Options(Target):
     targets: int = field(1000, "attacked images, a fixed list over clients and classes", low=10)
     aux: int = field(5000, "the attacker's labelled images, or all there are", low=20)
     seed: int = field(0, "of the draws of few images", low=0)
+    attacker: str = field("adaptive", "against a run with a defence: adaptive learns through it, with one who does not know it beside him; "
+                                      "unaware is that one alone", choices=("adaptive", "unaware"))
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -58,7 +61,10 @@ def run(options: Options) -> dict[str, Any]:
     if checkpoint.config.dataset == "tsv":
         raise ValueError("attacks.label works on images; for sentences: python -m probes.knn --features smashed")
     refuse_without_wire(checkpoint.config)
-    identity = {k: v for k, v in fields.to_dict(options).items() if k in ("targets", "aux", "seed")}
+    defended = checkpoint.defence.changes_release
+    if options.attacker == "unaware" and not defended:
+        raise ValueError(f"--attacker unaware has no meaning here: {checkpoint.run_dir.name} has no defence that changes what is sent")
+    identity = {k: v for k, v in fields.to_dict(options).items() if k in ("targets", "aux", "seed", *["attacker"] * defended)}
     weights = {"file": checkpoint.path.name, "step": checkpoint.step}
     path = runs.result_dir(checkpoint.run_dir, "attacks", options.method, {**identity, "checkpoint": weights}) / "result.json"
     if path.is_file():
@@ -72,24 +78,30 @@ def run(options: Options) -> dict[str, Any]:
     assert chosen.aux.labels is not None
     data = (to_float(chosen.targets.images.to(device)), chosen.targets.labels, to_float(chosen.aux.images.to(device)), chosen.aux.labels)
 
-    def attacked(network: Network) -> list[dict[str, Any]]:
+    def attacked(network: Network, attacker: str = options.attacker) -> list[dict[str, Any]]:
         client = network.client.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return fewshot.measured(Victim(client, dataset.mean, dataset.std), *data, seed=options.seed)
+        victim = Victim(client, dataset.mean, dataset.std, None, checkpoint.defence, attacker == "adaptive")
+        return fewshot.measured(victim, *data, seed=options.seed)
 
     network, untrained = checkpoint.network(), checkpoint.untrained()
     key = {"attack": "fewshot", "options": identity, "targets": rulers.digest(chosen.targets), "aux": rulers.digest(chosen.aux),
-           "mean": list(dataset.mean), "std": list(dataset.std), "network": network_key(checkpoint.config, untrained, at_cut=True)}
+           "mean": list(dataset.mean), "std": list(dataset.std), "network": network_key(checkpoint.config, untrained, at_cut=True),
+           **({"defence": checkpoint.config.defended_with} if defended else {})}
+    pixels_key = {k: v for k, v in key.items() if k != "defence"} | {"attack": "fewshot-pixels", "network": None,
+                                                                    "options": {k: v for k, v in identity.items() if k != "attacker"}}
     with progress(3, "fewshot") as bar:
         rows = attacked(network)
+        unaware = attacked(network, "unaware") if defended and options.attacker == "adaptive" else None
         bar.advance(accuracy=max(row["accuracy"] for row in rows))
         ruler = rulers.cached_rows(checkpoint.run_dir.parent / ".rulers", key, lambda: attacked(untrained))
         bar.advance()
-        images = rulers.cached_rows(checkpoint.run_dir.parent / ".rulers", {**key, "attack": "fewshot-pixels", "network": None},
+        images = rulers.cached_rows(checkpoint.run_dir.parent / ".rulers", pixels_key,
                                     lambda: fewshot.pixels(*data, seed=options.seed))
         bar.advance()
     shares = torch.bincount(chosen.targets.labels).double() / len(chosen.targets.labels)
     result = {
-        "kind": "attack", "name": options.method, "rows": rows, "untrained": ruler, "pixels": images,
+        "kind": "attack", "name": options.method, "rows": rows, "untrained": ruler, "pixels": images, "unaware": unaware,
+        "defence": checkpoint.config.defended_with, "adaptive": options.attacker == "adaptive" if defended else None,
         "chance": float(shares.max()), "targets": len(chosen.targets), "aux": len(chosen.aux), "needs": list(_needs()),
         "sets": chosen.record, "notices": list(chosen.notices), "cut": checkpoint.config.cut, "smashed_shape": list(network.smashed_shape),
         "run": checkpoint.run_dir.name, "dataset": checkpoint.config.dataset, "options": identity, "checkpoint": checkpoint.reference,
@@ -125,12 +137,17 @@ def show(result: dict[str, Any]) -> str:
     """The lines that the command ends with."""
     at = result["checkpoint"]
     lines = [f"fewshot on {result['run']}, step {at['step']}{'' if at['finished'] else ', unfinished'}: cut {result['cut']}",
-             f"{result['targets']} targets, {result['aux']} labelled images of the attacker's own; needs {', '.join(result['needs'])}", "",
+             f"{result['targets']} targets, {result['aux']} labelled images of the attacker's own; needs {', '.join(result['needs'])}",
+             *([defence_line(result)] if result.get("defence") else []), "",
              f"  {'accuracy':<26}{'this client':>22}{'untrained':>12}"]
     before = {_way(row): row["accuracy"] for row in result["untrained"]}
     for row in result["rows"]:
         way = _way(row)
         lines.append(f"  {way:<26}{row['accuracy']:>8.3f} [{row['low']:.3f}, {row['high']:.3f}]{before.get(way, float('nan')):>10.3f}")
+    if result.get("unaware"):
+        best = max(result["unaware"], key=lambda row: row["accuracy"])
+        lines.append(f"  {'not knowing the defence':<26}{best['accuracy']:>8.3f} [{best['low']:.3f}, {best['high']:.3f}]  (best: "
+                     f"{_way(best)})")
     lines += [f"  {_way(row):<26}{row['accuracy']:>8.3f} [{row['low']:.3f}, {row['high']:.3f}]" for row in result["pixels"]]
     lines += [f"  {'commonest class':<26}{result['chance']:>8.3f}", "", result["verdict"]]
     return "\n".join([*lines, *(f"Note: {notice}." for notice in result["notices"]), f"result: {Path(result['path'])}"])

@@ -74,7 +74,7 @@ class Search:
 
     def feature_loss(self, x: Tensor, z: Tensor) -> Tensor:
         """|| f(x) - z ||^2 / || z ||^2 of each image, `(n,)`; where nothing was sent (z = 0), || f(x) ||^2."""
-        distance = (self.client.module(self.client.normalise(x)) - z).flatten(1).square().sum(1)
+        distance = (self.client.smashed(x) - z).flatten(1).square().sum(1)
         length = z.flatten(1).square().sum(1)
         return distance / torch.where(length > 0, length, torch.ones_like(length))
 

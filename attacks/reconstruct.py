@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from attacks import judge, sets
-from attacks.api import AttackOptions, Guess
+from attacks.api import QUICK, AttackOptions, Guess
 from attacks.judge import Scores
 from attacks.methods import METHODS, YARDSTICKS
 from attacks.victim import Encoder, Victim
 from attacks.view import OwnImages, View
 from ssl_split import fields, quality
 from ssl_split.data.imageset import Triple
+from ssl_split.defences.api import Defence
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Inversion:
 def reconstruct(
     client: Encoder, targets: Tensor, aux: Tensor, *, method: str = "decoder", untrained: Encoder | None = None,
     mean: Triple = (0.0, 0.0, 0.0), std: Triple = (1.0, 1.0, 1.0), aux_kind: str = "aux_same", private: Tensor | None = None,
-    **options: Any,
+    defence: Defence | None = None, **options: Any,
 ) -> Inversion:
     """Attack any client: no run directory and no training code of this project is needed.
 
@@ -61,6 +62,7 @@ def reconstruct(
         mean, std: Constants with which the client's input is normalised; the default leaves images in [0, 1].
         aux_kind: `aux_same` or `aux_other`: whether `aux` is from the targets' distribution.
         private: Images of the client itself, as `aux`, no target among them: what `oracle` trains on.
+        defence: What becomes of smashed data before they are sent (`ssl_split.defences`); `attacker="unaware"` is one who does not know.
         **options: Fields of `AttackOptions`, e.g. `budget="quick"`, `seeds=1`, `decoder={"steps": 200}`.
 
     Raises:
@@ -76,8 +78,12 @@ def reconstruct(
     for images in sources.values():
         sets.refuse_shared(targets, images)
     own, theirs = sets.split(aux), None if private is None else sets.split(private)
-    ruler = None if untrained is None else lambda: same_attack(Victim(untrained, mean, std, theirs), targets, own=own, options=chosen)
-    return judged(Victim(client, mean, std, theirs), targets, own=own, options=chosen, untrained=ruler, aux_kind=aux_kind)
+
+    def victim(encoder: Encoder) -> Victim:
+        return Victim(encoder, mean, std, theirs, defence or Defence(), chosen.attacker == "adaptive")
+
+    ruler = None if untrained is None else lambda: same_attack(victim(untrained), targets, own=own, options=chosen)
+    return judged(victim(client), targets, own=own, options=chosen, untrained=ruler, aux_kind=aux_kind)
 
 
 def guesses(victim: Victim, targets: Tensor, *, own: OwnImages, options: AttackOptions, seeds: Sequence[int],
@@ -124,6 +130,10 @@ def judged(victim: Victim, targets: Tensor, *, own: OwnImages, options: AttackOp
         "per_seed": [{"seed": seed, **s.to_dict(), **judge.relative(s, blind_scores), "validation_mse": g.validation_mse, **g.notes,
                       "seconds": seconds} for seed, s, (g, seconds) in zip(seeds, each, timed, strict=True)],
     }
+    if uses_wire and victim.defence.changes_release and victim.adaptive and (options.unaware or options.method in QUICK):
+        scores = same_attack(replace(victim, adaptive=False), targets, own=own, options=options)
+        values = scores.to_dict() | judge.relative(scores, blind_scores)
+        result["unaware"] = {k: values[k] for k in ("mse", "psnr", "ssim", "r2")}
     if options.method == "blind":
         result["yardsticks"] = yardsticks(victim, targets, own=own, options=options, blind=blind_scores, aux_kind=aux_kind)
     return Inversion([g.images.expand(targets.shape) for g in found], blind[0], mine, blind_scores, before, result)

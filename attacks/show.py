@@ -25,6 +25,7 @@ def show(result: dict[str, Any]) -> str:
         f"{name(result)} on {result['run']}, step {at['step']}{'' if at['finished'] else ', unfinished'}: cut {result['cut']}, {shape} "
         "numbers per image",
         f"{result['targets']} targets, {result['aux']} images of the attacker's own{seeds}; needs {', '.join(result['needs'])}",
+        *([defended(result)] if result.get("defence") else []),
         "", " " * 34 + "".join(f"{c.upper():>9}" for c in _COLUMNS),
     ]
     if result["name"] == "blind":
@@ -33,11 +34,20 @@ def show(result: dict[str, Any]) -> str:
     else:
         ends = result["intervals"]["r2"]
         lines.append(f"{_row('this attack', result)}   R2 95 % [{ends[0]:.3f}, {ends[1]:.3f}]")
+        if "unaware" in result:
+            lines.append(_row("not knowing the defence", result["unaware"]))
         lines.append(_row("blind guess", {c: 0.0 if c == "r2" else result[f"blind_{c}"] for c in _COLUMNS}))
         if result["untrained_mse"] is not None:
             lines.append(_row("untrained client", {c: result[f"untrained_{c}"] for c in _COLUMNS}))
     lines += ["", result["verdict"], *(f"Note: {notice}." for notice in notes(result))]
     return "\n".join([*lines, f"picture: {Path(result['path']).with_name('images.png')}"])
+
+
+def defended(result: dict[str, Any]) -> str:
+    """The run's defence, and whether the attacker knows it."""
+    options = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in result["defence"].items() if k != "name")
+    knows = {True: "; the attacker knows it", False: "; the attacker does not know it", None: ""}[result["adaptive"]]
+    return f"defence: {result['defence']['name']} ({options}){knows}"
 
 
 def _row(title: str, values: dict[str, Any]) -> str:
@@ -58,6 +68,8 @@ def notes(result: dict[str, Any]) -> list[str]:
         arrived = sum(s["arrived"] for s in result["per_seed"]) / len(result["per_seed"])
         found.append(f"the search came within 1 % of the smashed data (squared) for {arrived:.0%} of the targets; where it did not, a high "
                      "error says that it did not arrive, not that the image is safe")
+    if result["adaptive"] is False:
+        found.append("this attacker does not know the defence; whoever trains through it (--attacker adaptive) may see more")
     if result["name"] == "ridge" and result["per_seed"][0]["lambda_at_edge"]:
         found.append("the best penalty is at the edge of the grid")
     if result["dataset"] == "digits":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from attacks.view import Client, OwnImages
 from ssl_split.config import Config
 from ssl_split.data.images import normalise
 from ssl_split.data.imageset import Triple
+from ssl_split.defences.api import Defence
+from ssl_split.defences.release import released
 
 
 def refuse_without_wire(config: Config) -> None:
@@ -56,19 +58,32 @@ class Victim:
         client: Normalised images `(B, 3, S, S)` -> smashed data `(B, ...)`, on their device. A module computes in eval mode.
         mean, std: Constants of the normalisation in training; (0, 0, 0) and (1, 1, 1) for a client that takes images in [0, 1].
         private: Images of the clients themselves, no target among them: for the bound that trains on them.
+        defence: What becomes of smashed data before they are sent.
+        adaptive: Whether the attacker knows the defence: what he obtains for his own images went through it too, with randomness of its
+            own, and he searches through its expectation. Else he has the client half alone.
     """
 
     client: Encoder
     mean: Triple = (0.0, 0.0, 0.0)
     std: Triple = (1.0, 1.0, 1.0)
     private: OwnImages | None = None
+    defence: Defence = field(default_factory=Defence)
+    adaptive: bool = True
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images in [0, 1] as the client takes them."""
         return normalise(images, self.mean, self.std)
 
-    def release(self, images: Tensor) -> Tensor:
-        """Smashed data of images in [0, 1], batch by batch.
+    def query(self, images: Tensor) -> Tensor:
+        """Smashed data that the attacker obtains for images of his own; as `release`."""
+        return self.release(images, purpose="query" if self.adaptive else None)
+
+    def release(self, images: Tensor, *, purpose: str | None = "targets") -> Tensor:
+        """Smashed data of images in [0, 1] as they are sent, batch by batch.
+
+        Args:
+            images: `(n, 3, S, S)`.
+            purpose: Names the defence's randomness; None for what the client half computes, without the defence.
 
         Raises:
             ValueError: activations that are no tensor with the batch in front, or not finite.
@@ -85,7 +100,7 @@ class Victim:
                     raise ValueError("the client's activations are not finite: its weights have diverged")
                 if found is None:  # one allocation: a list of parts would need the memory twice when joined
                     found = z.new_empty(len(images), *z.shape[1:])
-                found[start : start + len(z)] = z
+                found[start : start + len(z)] = z if purpose is None else released(self.defence, z, x, purpose=purpose)
         if found is None:
             raise ValueError("there are no images to send through the client")
         return found
@@ -98,7 +113,7 @@ class Victim:
             own: The attacker's images.
             aux: `aux_same` or `aux_other`.
         """
-        offers: dict[str, Any] = {"smashed": self.release(targets), "query": self.release, aux: own}
+        offers: dict[str, Any] = {"smashed": self.release(targets), "query": self.query, aux: own}
         if self.private is not None:
             offers["private_pairs"] = self.private
         if isinstance(self.client, nn.Module):
@@ -107,4 +122,5 @@ class Victim:
 
     def _weights(self) -> Client:
         assert isinstance(self.client, nn.Module)
-        return Client(copy.deepcopy(self.client).eval(), self.normalise)
+        known = self.defence if self.adaptive else Defence()
+        return Client(copy.deepcopy(self.client).eval(), self.normalise, known.expected)

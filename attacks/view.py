@@ -62,10 +62,16 @@ class Client:
     Attributes:
         module: Normalised images -> smashed data, in eval mode, differentiable. A copy: changing it changes no victim.
         normalise: Images in [0, 1] -> what `module` takes.
+        expected: What a defence makes of smashed data in the mean, differentiable; they stay as they are without one.
     """
 
     module: nn.Module
     normalise: Callable[[Tensor], Tensor]
+    expected: Callable[[Tensor], Tensor] = lambda z: z
+
+    def smashed(self, images: Tensor) -> Tensor:
+        """What the client sends of images in [0, 1], in the mean over its defence's randomness."""
+        return self.expected(self.module(self.normalise(images)))
 
 
 class View:

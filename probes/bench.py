@@ -22,6 +22,7 @@ from probes.features import KINDS, SMASHED_LIMIT, extract, pixels, pooled_shape
 from probes.statistics import Rate
 from ssl_split import fields, run
 from ssl_split.data.images import Dataset, ImageSet
+from ssl_split.defences.api import Defence
 from ssl_split.display import progress
 from ssl_split.fields import field
 from ssl_split.models.split import Network
@@ -65,6 +66,7 @@ class Subject:
     dataset: Dataset
     options: Common
     device: torch.device
+    defence: Defence = dataclasses.field(default_factory=Defence)
     _test: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
     def images(self, split: str, indices: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -101,8 +103,8 @@ class Subject:
             return pixels(chosen.images, mean=mean, std=std).to(self.device)
         kind, limit = self.options.features, self.options.smashed_limit
         with progress(len(chosen), f"{kind} features of {split} images, {self.title}") as bar:
-            rows = extract(self.network, chosen.images, kind=kind, mean=mean, std=std, limit=limit, advance=bar.advance,
-                                    batch_size=self.options.extract_batch_size, precision=self.options.precision)
+            rows = extract(self.network, chosen.images, kind=kind, mean=mean, std=std, limit=limit, defence=self.defence,
+                           advance=bar.advance, batch_size=self.options.extract_batch_size, precision=self.options.precision)
         return rows.to(self.device)
 
 
@@ -153,12 +155,14 @@ class Bench:
     @cached_property
     def trained(self) -> Subject:
         """The trained network."""
-        return Subject("this run", self.checkpoint.network().to(self.device), self.dataset, self.options, self.device)
+        return Subject("this run", self.checkpoint.network().to(self.device), self.dataset, self.options, self.device,
+                       self.checkpoint.defence)
 
     @cached_property
     def untrained(self) -> Subject:
         """The same network at its initial weights."""
-        return Subject("untrained network", self.checkpoint.untrained().to(self.device), self.dataset, self.options, self.device)
+        return Subject("untrained network", self.checkpoint.untrained().to(self.device), self.dataset, self.options, self.device,
+                       self.checkpoint.defence)
 
     @cached_property
     def pixels(self) -> Subject:
@@ -210,7 +214,8 @@ class Bench:
             "kind": "probe", "name": name, "features": self.options.features, **self._shape(), **mine.rate.to_dict(),
             "test_images": mine.rate.total, **beside, "verdict": rulers.verdict(mine.rate.to_dict(), beside), **mine.notes,
             "options": numbers, "checkpoint": self.checkpoint.reference, "run": self.checkpoint.run_dir.name,
-            "dataset": self.dataset.name, "cut": self.checkpoint.config.cut, "seconds": time.monotonic() - start,
+            "dataset": self.dataset.name, "cut": self.checkpoint.config.cut,
+            "defence": self.checkpoint.config.defended_with, "seconds": time.monotonic() - start,
             "environment": run.environment(), "command": run.command_line(),
         }
 
@@ -233,7 +238,9 @@ class Bench:
         assert network is not None
         weights = rulers.network_key(self.checkpoint.config, network, at_cut=self.options.features == "smashed")
         pixels_key = {**data, "ruler": "raw-pixels", "options": common}
-        untrained_key = {**data, "ruler": "untrained", "options": numbers, "network": weights}
+        defended = self.options.features == "smashed" and self.checkpoint.defence.changes_release
+        untrained_key = {**data, "ruler": "untrained", "options": numbers, "network": weights,
+                         **({"defence": self.checkpoint.config.defended_with} if defended else {})}
         return {
             "raw_pixels": rulers.cached(folder, pixels_key, lambda: measure(self.pixels).rate),
             "untrained": rulers.cached(folder, untrained_key, lambda: measure(self.untrained).rate),

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d
 
 from ssl_split.data.imageset import Triple, normalise, to_float, to_input
+from ssl_split.defences.api import Defence
+from ssl_split.defences.release import released
 from ssl_split.models.split import Network
 
 KINDS = ("backbone", "projector", "smashed")
@@ -42,6 +44,7 @@ def extract(
     batch_size: int = 256,
     precision: str = "fp32",
     limit: int = SMASHED_LIMIT,
+    defence: Defence | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> Tensor:
     """Features of un-augmented images.
@@ -54,6 +57,7 @@ def extract(
         batch_size: Images per forward pass; it changes speed and memory only.
         precision: bf16 computes under autocast; anything else computes in the dtype of the weights.
         limit: Most numbers per image kept of smashed data.
+        defence: What becomes of smashed data before they are sent; the other features are computed without it.
         advance: Called with the number of images after each batch.
 
     Returns:
@@ -71,7 +75,7 @@ def extract(
     done = 0
     with evaluation(network), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         for batch in images.split(batch_size):
-            rows = _forward(network, batch, kind, mean, std, limit).float()
+            rows = _forward(network, batch, kind, mean, std, limit, defence or Defence()).float()
             if done == 0:  # one allocation for all: a list of parts would need the memory twice when joined
                 found = torch.empty(len(images), rows.shape[1])
             found[done : done + len(batch)] = rows.cpu()
@@ -83,7 +87,8 @@ def extract(
     return found
 
 
-def _forward(network: Network, batch: Tensor, kind: str, mean: Triple, std: Triple, limit: int) -> Tensor:
+def _forward(network: Network, batch: Tensor, kind: str, mean: Triple, std: Triple, limit: int, defence: Defence
+             ) -> Tensor:
     """Features `(B, d)` of one batch of uint8 images."""
     like = next(network.parameters())
     x = to_input(batch.to(like.device), mean, std, like.dtype)
@@ -91,7 +96,8 @@ def _forward(network: Network, batch: Tensor, kind: str, mean: Triple, std: Trip
         return network.features(x)
     if kind == "projector":
         return network.projections(x)
-    return pool(network.client(x), limit=limit)
+    z = network.client(x)
+    return pool(released(defence, z.float(), x, purpose="probe") if defence.changes_release else z, limit=limit)
 
 
 @contextmanager

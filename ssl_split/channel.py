@@ -77,17 +77,15 @@ def codec_name(wire: Wire, kind: str) -> str:
     return {"grad_down": wire.gradients, "model_up": wire.weights, "model_down": wire.weights}.get(kind, "fp32")
 
 
-def message_bytes(wire: Wire, kind: str, shape: tuple[int, ...]) -> int:
-    """What one message of this shape costs, as the ledger would count it."""
-    name = codec_name(wire, kind)
-    return encoded_bytes(CODECS[name].encode(torch.zeros(1, *shape), 2), name) + wire.header_bytes
+def message_bytes(wire: Wire, kind: str, shape: tuple[int, ...], *, codec: Codec | None = None) -> int:
+    """What one message of this shape costs, as the ledger would count it; `codec` as in `Channel.send`."""
+    encode = (codec or CODECS[codec_name(wire, kind)]).encode
+    return encoded_bytes(encode(torch.zeros(1, *shape), 2)) + wire.header_bytes
 
 
-def encoded_bytes(payload: Encoded, name: str, *, item_bytes: int = 4) -> int:
-    """Bytes of what a codec made; without one, numbers count as float32 whatever the arithmetic."""
-    if name == "fp32":
-        return sum(t.numel() for t in payload) * item_bytes
-    return sum(t.numel() * t.element_size() for t in payload)
+def encoded_bytes(payload: Encoded, *, item_bytes: int = 4) -> int:
+    """Bytes of what a codec made; float64 and float32 numbers count as float32, or as `item_bytes`."""
+    return sum(t.numel() * (item_bytes if t.dtype in (torch.float64, torch.float32) else t.element_size()) for t in payload)
 
 
 class Tap(Protocol):
@@ -174,21 +172,22 @@ class Channel:
         self.item_bytes = item_bytes
         self._codecs = {kind: codec_name(wire, kind) for kind in KINDS}
 
-    def send(self, kind: str, payload: Tensor, clients: Tensor) -> Tensor:
+    def send(self, kind: str, payload: Tensor, clients: Tensor, *, codec: Codec | None = None) -> Tensor:
         """One message per client.
 
         Args:
             kind: One of `KINDS`; the direction is part of the name.
             payload: `(P, ...)`, one row per client; `(P, B, C, H, W)` for smashed data.
             clients: int64 `(P,)`, who sends or receives.
+            codec: Of a defence, in place of the one that the configuration names for this kind.
 
         Returns:
             What arrives: same shape, dtype and device, detached.
         """
-        name = self._codecs[kind]
-        encoded = CODECS[name].encode(payload.detach(), 2)
-        self._count(kind, clients, payload[0].numel(), encoded, name)
-        return self._tapped(kind, CODECS[name].decode(encoded, payload.dtype), clients)
+        used = codec or CODECS[self._codecs[kind]]
+        encoded = used.encode(payload.detach(), 2)
+        self._tally(kind, clients, payload[0].numel(), self._bytes(encoded) // len(clients))
+        return self._tapped(kind, used.decode(encoded, payload.dtype), clients)
 
     def send_labels(self, labels: Tensor, clients: Tensor) -> Tensor:
         """Labels int64 `(P, B)`, one row per client; `wire.label_bytes` each. They arrive as they are."""
@@ -217,7 +216,7 @@ class Channel:
             value = tree[key]
             encoded = CODECS[name].encode(value if value.dim() > 2 else value.flatten(1)[:, None], 1)
             arrived[key].copy_(CODECS[name].decode(encoded, value.dtype).view_as(value))
-            encoded_bytes += self._bytes(encoded, name) // len(tree.flat)
+            encoded_bytes += self._bytes(encoded) // len(tree.flat)
         self._tally(kind, clients, tree.layout.numel, encoded_bytes)
         return arrived
 
@@ -236,11 +235,8 @@ class Channel:
     def _tapped(self, kind: str, arrived: Tensor, clients: Tensor) -> Tensor:
         return arrived if self.tap is None else self.tap.message(kind, arrived, clients, self.came)
 
-    def _count(self, kind: str, clients: Tensor, numel: int, encoded: Encoded, name: str) -> None:
-        self._tally(kind, clients, numel, self._bytes(encoded, name) // len(clients))
-
-    def _bytes(self, encoded: Encoded, name: str) -> int:
-        return encoded_bytes(encoded, name, item_bytes=self.item_bytes)
+    def _bytes(self, encoded: Encoded) -> int:
+        return encoded_bytes(encoded, item_bytes=self.item_bytes)
 
     def _tally(self, kind: str, clients: Tensor, numel: int, encoded: int) -> None:
         self._count_bytes(kind, clients, raw=numel * self.item_bytes, encoded=encoded)

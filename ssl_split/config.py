@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssl_split import defence_sections as defending
 from ssl_split import fields
+from ssl_split.defence_sections import DEFENCES as DEFENCES
 from ssl_split.fields import field
 from ssl_split.sections import AdamOptions as AdamOptions
 from ssl_split.sections import Augment as Augment
@@ -81,6 +83,8 @@ class Config:
                       choices=("small", "imagenet"))
     head: Head = field(Head, "projection head")
     bottleneck: Bottleneck = field(Bottleneck, "CxSy bottleneck at the cut")
+    client_from: str | None = field(None, "run directory or checkpoint whose client half this run starts with, a pre-trained client")
+    freeze_client: bool = field(False, "split algorithms: the client half stays as it starts, and only smashed data are sent")
 
     clients: int = field(5, "number of clients N", low=1, section="federation")
     clients_per_round: int | None = field(None, "clients drawn per round P (default: all)", low=1)
@@ -131,6 +135,18 @@ class Config:
     network: NetworkOptions = field(NetworkOptions, "devices and links of the virtual clock")
     loss: LossOptions = field(LossOptions, "messages that do not arrive")
 
+    defence: str = field("none", "what clients do about their smashed data before they are sent, or about their loss (docs/defences.md)",
+                         choices=DEFENCES, section="defence")
+    gaussian: defending.GaussianOptions = field(defending.GaussianOptions, "noise without clipping")
+    laplace: defending.LaplaceOptions = field(defending.LaplaceOptions, "noise without clipping")
+    local_dp: defending.LocalDpOptions = field(defending.LocalDpOptions, "clipping and noise")
+    dropout: defending.DropoutOptions = field(defending.DropoutOptions, "zeros at random places")
+    topk: defending.TopkOptions = field(defending.TopkOptions, "the largest numbers alone")
+    quantise: defending.QuantiseOptions = field(defending.QuantiseOptions, "few bits")
+    nopeek: defending.NopeekOptions = field(defending.NopeekOptions, "distance correlation as a loss")
+    shuffle: defending.ShuffleOptions = field(defending.ShuffleOptions, "parts in random order")
+    ressfl: defending.RessflOptions = field(defending.RessflOptions, "training against a decoder")
+
     published_pool_average: bool = field(False, "repeat the published defect: client 0 stands in for the first cohort member in "
                                                 "averages", section="defects of the published code, to measure their effect")
     published_client_schedule: bool = field(False, "repeat the published defect: client cosine stepped per batch with its period in "
@@ -174,6 +190,11 @@ class Config:
         return self.algorithm in FEDERATED_SSL
 
     @property
+    def defended_with(self) -> dict[str, Any] | None:
+        """The defence and its options, plain values; None without one."""
+        return None if self.defence == "none" else {"name": self.defence, **dataclasses.asdict(getattr(self, self.defence))}
+
+    @property
     def sends_smashed_data(self) -> bool:
         """Whether anything but weights leaves a client."""
         return not (self.cut == "full" and self.algorithm in UNSPLIT)
@@ -205,6 +226,13 @@ class Config:
     def fingerprint(self) -> str:
         """Ten hex digits that change with every field that changes numbers."""
         values = {k: v for k, v in self.to_dict().items() if k not in UNFINGERPRINTED}
+        for name in DEFENCES if self.defence != "none" else ("defence", *DEFENCES):  # of another defence nothing is read
+            if name != self.defence:
+                values.pop(name, None)
+        if not self.freeze_client:
+            values.pop("freeze_client")
+        if values.pop("client_from"):  # another run's client is its weights, not its place
+            values["client_from"] = _digest(Path(str(self.client_from)))
         file, _, function = self.arch.rpartition(":")
         if Path(file).is_file():  # a user's own network is its text, not its place
             values["arch"] = [hashlib.sha256(Path(file).read_bytes()).hexdigest(), function]
@@ -254,11 +282,21 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     _check_loss(config)
     _check_unread(config)
     _check_text(config)
+    defending.check(config, known=Config())
+    if config.freeze_client and config.algorithm in (*UNSPLIT, "centralised", "moco"):
+        raise ValueError(f"freeze_client is not defined for {config.algorithm}, whose clients send weights: use a split algorithm")
     if config.arch not in ARCHITECTURES and ".py:" not in config.arch:
         raise ValueError(f"arch = {config.arch!r} does not exist: {fields.nearest(config.arch, ARCHITECTURES)} or FILE.py:build")
     if config.name is not None and (not config.name or set(config.name) & set('/\\:*?"<>|') or config.name.startswith(".")):
         raise ValueError(f"name = {config.name!r} cannot name a folder")
     return config
+
+
+def _digest(run: Path) -> str:
+    """Hash of a checkpoint, or of the last one of a run directory; the path itself where there is none (training says so)."""
+    found = sorted((run / "checkpoints").glob("step-*.safetensors"))
+    file = found[-1] if found else run
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else str(run)
 
 
 def _check_unread(config: Config) -> None:

@@ -38,6 +38,8 @@ from ssl_split.config import RESULTS_VERSION, Config
 from ssl_split.data import images
 from ssl_split.data.images import Dataset
 from ssl_split.data.partition import partition
+from ssl_split.defences import table as defences
+from ssl_split.defences.api import Defence
 from ssl_split.files import read_json, read_tensors, replace_file, write_json
 from ssl_split.models.split import Network, build
 
@@ -138,6 +140,11 @@ class Checkpoint:
             raise ValueError(f"the weights in {self.path} do not fit {self.config.arch} at cut {self.config.cut}: the file belongs to "
                              "another architecture") from None
         return made
+
+    @cached_property
+    def defence(self) -> Defence:
+        """What the run's clients do to their smashed data before they are sent."""
+        return defences.build(self.config)
 
     def momentum_client(self) -> dict[str, Tensor] | None:
         """Weights of the averaged momentum client, where the algorithm has one (MonAcoSFL)."""

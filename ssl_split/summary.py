@@ -11,11 +11,12 @@ import torch
 
 from ssl_split.algorithms.api import State
 from ssl_split.clock import BUSY, waiting_shares
-from ssl_split.config import RESULTS_VERSION, UNSPLIT
+from ssl_split.config import RESULTS_VERSION, UNSPLIT, Config
+from ssl_split.defences.local_dp import account
 from ssl_split.models.memory import client_memory
 from ssl_split.optim import Optimiser
 from ssl_split.run import command_line
-from ssl_split.traffic import MIB, federated_bytes, published_mocosfl, split_ssl_bytes, supervised_sfl_bytes
+from ssl_split.traffic import MIB, TWICE, federated_bytes, published_mocosfl, split_ssl_bytes, supervised_sfl_bytes
 from ssl_split.training import Training
 
 
@@ -34,6 +35,7 @@ def summarise(training: Training, state: State, *, images: int, seconds: float) 
     divergence = {k: at_syncs[-1].get(k) for k in ("online_to_mean", "momentum_to_mean", "online_to_momentum", "online_to_mean_l2")}
     return {
         "kind": "run", "algorithm": config.algorithm, "cut": config.cut, "seed": config.seed, "dataset": config.dataset,
+        "defence": config.defence, "privacy": _privacy(training, state),
         "finished": True, "steps": state.step, "rounds": state.round, "loss": at_syncs[-1].get("train_loss", at_syncs[-1].get("loss")),
         "train_accuracy": at_syncs[-1].get("train_accuracy"), **validation, "reached": _reached(lines, config.target_accuracy),
         "collapse_std": at_syncs[-1].get("collapse_std"), "late_oscillation": late_oscillation(lines),
@@ -43,6 +45,25 @@ def summarise(training: Training, state: State, *, images: int, seconds: float) 
         "images_per_second": round(images / seconds, 2),
         "results_version": RESULTS_VERSION, "command": command_line(),
     }
+
+
+def _privacy(training: Training, state: State) -> dict[str, Any] | None:
+    """What differential privacy the smashed data had, for the client whose images were sent most often; None without a claim."""
+    config = training.config
+    if config.defence != "local_dp":
+        return None
+    passes = max(math.ceil(seen / len(part)) for seen, part in zip(state.positions.tolist(), training.parts, strict=True) if len(part))
+    own = config.local_dp
+    return account(epsilon=own.epsilon, delta=own.delta, clip=own.clip, passes=passes, per_pass=tensors_per_pass(config))
+
+
+def tensors_per_pass(config: Config) -> int:
+    """Smashed data that are sent of an image each time it is used: with labels one, or two of methods that look twice and three of
+    MU-SplitFed's zeroth order; without, one for each view and encoder, two or four."""
+    if not config.supervised:
+        return 4 if config.symmetric == "stacked" else 2
+    zeroth_order = config.algorithm == "mu_splitfed" and config.mu_splitfed.estimator == "spsa" and config.cut != 0
+    return 3 if zeroth_order else 1 + (config.algorithm in TWICE)
 
 
 def _validated(lines: list[dict[str, Any]], name: str) -> dict[str, float] | None:
@@ -137,12 +158,12 @@ def _sizes(training: Training) -> dict[str, Any]:
 
 
 def _client_memory(training: Training) -> dict[str, int] | None:
-    """Bytes of one client in a step, term by term and in sum; None without clients.
+    """Bytes of one client in a step, term by term and in sum; None without clients that train.
 
     Counted at the precision in which weights are stored: under bf16 autocast a number counts as fp32, though some activations take half.
     """
     config = training.config
-    if training.algorithm.centralised:
+    if training.algorithm.centralised or config.freeze_client:
         return None
     rows = config.batch_size * (2 if not config.supervised and config.symmetric == "stacked" else 1)  # of the part that has a graph
     x = torch.empty(rows, *training.network.input_shape, device="meta")

@@ -17,6 +17,7 @@ from ssl_split.dissimilarity import global_gradient, gradient_dissimilarity, gra
 from ssl_split.models.count import cost
 from ssl_split.models.split import Network, build
 from ssl_split.rng import generator
+from ssl_split.run import open_checkpoint
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
 
@@ -31,6 +32,8 @@ class Training:
         self.dataset = images.load(config)
         self.classes = _classes(config, self.dataset)
         self.network = build(config, image_size=self.dataset.size, classes=self.classes)
+        if config.client_from is not None:
+            take_client(self.network, config)
         self.parts = partition(self.dataset.train.labels, config.partition, images=len(self.dataset.train), clients=config.clients)
         sizes = [len(p) for p in self.parts]
         self.steps = steps_per_round(sizes, config.batch_size, local_epochs=config.local_epochs)
@@ -46,7 +49,8 @@ class Training:
         self.images = self.dataset.train.images.to(self.device)
         self.cost = cost(self.network)
         setup = Setup(config, self.network, sizes, self.steps, self.device, self.dtype, local, self._label_counts(),
-                      client_flops=2.0 * self.cost.client_macs, server_flops=2.0 * self.cost.server_macs)
+                      client_flops=2.0 * self.cost.client_macs, server_flops=2.0 * self.cost.server_macs,
+                      mean=self.dataset.mean, std=self.dataset.std)
         self.algorithm = ALGORITHMS[config.algorithm](setup)
         self.lengths = [self.algorithm.round_steps(self.cohort(round)) for round in range(config.rounds)]  # steps of each round
 
@@ -59,8 +63,8 @@ class Training:
 
     @property
     def client_entries(self) -> int:
-        """State entries of the client half, c of the traffic formulas; 0 at cut 0 and for centralised training."""
-        return 0 if self.algorithm.centralised else trees.layout(self.network.client).numel
+        """State entries of the client half, c of the traffic formulas; 0 at cut 0, where it is frozen and for centralised training."""
+        return 0 if self.algorithm.centralised or self.config.freeze_client else trees.layout(self.network.client).numel
 
     @property
     def total_steps(self) -> int:
@@ -129,6 +133,22 @@ class Training:
                 key = f"gradient_dissimilarity{'_' * bool(name)}{name}"
                 found[key] = gradient_dissimilarity(network, train, gradients, **constants, count=10 * self.config.batch_size)
         return found
+
+
+def take_client(network: Network, config: Config) -> None:
+    """Give the client half of a network the weights of another run's.
+
+    Raises:
+        ValueError, FileNotFoundError: there is no such run, or its client half is another one.
+    """
+    source = open_checkpoint(config.client_from)
+    try:
+        network.client.load_state_dict(source.network().client.state_dict())
+    except RuntimeError:
+        other = source.config
+        raise ValueError(f"the client half of {config.client_from} ({other.arch} x{other.width:g} cut at {other.cut}, bottleneck "
+                         f"C{other.bottleneck.channels}S{other.bottleneck.stride}) is not that of this run: use the same --arch, --width, "
+                         "--cut and --bottleneck") from None
 
 
 def _classes(config: Config, dataset: images.Dataset) -> int:

@@ -11,6 +11,8 @@ from torch import Tensor
 from ssl_split.channel import Channel, Ledger
 from ssl_split.clients import ClientStore
 from ssl_split.config import Config
+from ssl_split.data.imageset import Triple
+from ssl_split.defences.api import Place
 from ssl_split.models.split import Network
 from ssl_split.tree import Tree
 
@@ -29,6 +31,7 @@ class Setup:
         local_steps: T_j of each client in a round of the supervised algorithms.
         label_counts: Training images of each client by label, int64 `(N, classes)`; empty without labels.
         client_flops, server_flops: F, of one image's forward pass through either half, for the virtual clock; a backward pass is 2 F.
+        mean, std: Constants of the images' normalisation.
     """
 
     config: Config
@@ -41,6 +44,14 @@ class Setup:
     label_counts: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int64))
     client_flops: float = 0.0
     server_flops: float = 0.0
+    mean: Triple = (0.0, 0.0, 0.0)
+    std: Triple = (1.0, 1.0, 1.0)
+
+    @property
+    def place(self) -> Place:
+        """Where a defence is at work."""
+        network = self.network
+        return Place(network.smashed_shape, network.input_shape[-1], self.mean, self.std, self.config.seed, self.dtype, self.device)
 
     @property
     def channels_last(self) -> bool:

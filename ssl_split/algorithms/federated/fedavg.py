@@ -178,14 +178,14 @@ class FedAvg(SFLV1):
         halves = self.halves(state, rows)
         came = wire.delivery.present(members)
         if self.looks_first:
-            *_, came = self._gradients(batch, wire, members, rows, came)
+            *_, came = self._gradients(state, batch, wire, members, rows, came)
         away = self.perturbation(halves, wire, members)
         if away is not None:
             self._compare(state, halves, away, came)
             kept = [half.weights.clone() for half in halves]
             for half, e in zip(halves, away, strict=True):
                 half.weights.add_(e)
-        losses, logits, labels, came = self._gradients(batch, wire, members, rows, came, again=self.looks_first)
+        losses, logits, labels, came = self._gradients(state, batch, wire, members, rows, came, again=self.looks_first)
         if away is not None:
             for half, weights in zip(halves, kept, strict=True):
                 half.weights.copy_(weights)
@@ -219,7 +219,7 @@ class FedAvg(SFLV1):
             metrics |= {"perturbation_cosine": total / count} if count else {}
         return metrics
 
-    def _gradients(self, batch: Batch, wire: Channel, members: Tensor, rows: slice, came: Tensor, *, again: bool = False
+    def _gradients(self, state: State, batch: Batch, wire: Channel, members: Tensor, rows: slice, came: Tensor, *, again: bool = False
                    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Gradients of each client's mean loss into the gradients of both halves.
 
@@ -231,13 +231,14 @@ class FedAvg(SFLV1):
         with self._autocast():
             outputs = self.clients.modules.forward(batch.views[0], rows=rows)
         self._client_work(wire, members, passes=1, of=3 * (1 + self.looks_first))
+        outputs = self.release(outputs, batch.views[0], members, kind="act_up", step=state.step, number=int(again))
         joined = torch.cat([o.detach().to(self.setup.dtype) for o in outputs]).unflatten(0, (len(members), -1))
         if self.whole:
             losses, gradient = cross_entropy(joined, batch.labels)
             self.clients.modules.backward(outputs, gradient.flatten(0, 1).to(outputs[0].dtype), rows=rows)
             self._client_work(wire, members, passes=2, of=3 * (1 + self.looks_first))
             return losses, joined, batch.labels, came
-        h = wire.send("act_up", joined, members)
+        h = wire.send("act_up", joined, members, codec=self.release.codec)
         came = came & wire.came
         labels = batch.labels if again else wire.send_labels(batch.labels, members)  # the server keeps them for a second look
         came = came & wire.came
@@ -247,6 +248,8 @@ class FedAvg(SFLV1):
         if self.has_weights:
             answer = wire.send("grad_down", torch.stack([row.grad for row in inputs if row.grad is not None]), members)
             came = came & wire.came
+            if (own := self.release.gradient(outputs, batch.views[0], round=state.round)) is not None:
+                answer = answer + own
             self.clients.modules.backward(outputs, answer.flatten(0, 1).to(outputs[0].dtype), rows=rows)
             self._client_work(wire, members, passes=2, of=3 * (1 + self.looks_first))
         return losses, logits, labels, came

@@ -92,7 +92,7 @@ class Targets(FedAvg):
         for half in self.halves(state, rows):
             half.own("target").lerp_(half.weights, 1 - self.config.ema)
 
-    def _gradients(self, batch: Batch, wire: Channel, members: Tensor, rows: slice, came: Tensor, *, again: bool = False
+    def _gradients(self, state: State, batch: Batch, wire: Channel, members: Tensor, rows: slice, came: Tensor, *, again: bool = False
                    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Gradients of each client's mean loss into those of both halves.
 
@@ -108,13 +108,15 @@ class Targets(FedAvg):
             with torch.no_grad():
                 seen = self.targets["client"].forward(v2, rows=rows)
         self._client_work(wire, members, passes=2 * self.looks, of=4 * self.looks)
+        outputs = self.release(outputs, v1, members, kind="act_up", step=state.step)
+        seen = self.release(seen, v2, members, kind="key_act_up", step=state.step)
         h, h_target = self._joined(outputs, members), self._joined(seen, members)
         if self.whole:
             losses, units, gradient = self._differentiate_pair(h, h_target, rows)
             self.clients.modules.backward(outputs, gradient.flatten(0, 1).to(outputs[0].dtype), rows=rows)
             self._client_work(wire, members, passes=2 * self.looks, of=4 * self.looks)
             return losses, units, self._rows_of(units), came
-        h, h_target = wire.send("act_up", h, members), wire.send("key_act_up", h_target, members)
+        h, h_target = (wire.send(kind, sent, members, codec=self.release.codec) for kind, sent in (("act_up", h), ("key_act_up", h_target)))
         inputs = [row.requires_grad_(self.has_weights) for row in h.detach().unbind()]
         self.servers.clear(rows)
         with self._autocast():
@@ -127,6 +129,8 @@ class Targets(FedAvg):
         wire.clock.serve(members, 4 * self.looks * self.config.batch_size * self.setup.server_flops)
         if self.has_weights:
             answer = wire.send("grad_down", torch.stack([row.grad for row in inputs if row.grad is not None]), members)
+            if (own := self.release.gradient(outputs, v1, round=state.round)) is not None:
+                answer = answer + own
             self.clients.modules.backward(outputs, answer.flatten(0, 1).to(outputs[0].dtype), rows=rows)
             self._client_work(wire, members, passes=2 * self.looks, of=4 * self.looks)
         return losses, units, self._rows_of(units), came

@@ -10,6 +10,7 @@ from ssl_split import tree as trees
 from ssl_split.algorithms.api import Setup, State
 from ssl_split.algorithms.split.groups import Groups
 from ssl_split.channel import Channel
+from ssl_split.defences.table import release
 from ssl_split.objectives.supervised import correct
 
 
@@ -28,8 +29,9 @@ class Course:
         self.setup, self.config = setup, setup.config
         self.outer = self.config.outer
         self.at_once = min(self.config.clients_at_once or self.config.cohort_size, self.config.cohort_size)
-        self.has_weights = trees.layout(setup.network.client).numel > 0
+        self.has_weights = trees.layout(setup.network.client).numel > 0 and not self.config.freeze_client
         self.lossy = self.config.loss.happens
+        self.release = release(self.config, setup.place)
         self._groups: Groups | None = None
 
     def order(self, cohort: Tensor, round: int) -> Tensor:

@@ -43,8 +43,8 @@ class GAS(SFLV1):
         self.capacity = self.options.buffer or self.config.cohort_size
         self.at_once = self.config.cohort_size
         batch = (self.config.batch_size, *setup.network.smashed_shape)
-        self._sizes = (message_bytes(self.config.wire, "act_up", batch), self.config.batch_size * self.config.wire.label_bytes
-                       + self.config.wire.header_bytes)
+        self._sizes = (message_bytes(self.config.wire, "act_up", batch, codec=self.release.codec),
+                       self.config.batch_size * self.config.wire.label_bytes + self.config.wire.header_bytes)
         fixed = (("outer.kind", self.config.outer.kind, "none"), ("optimiser_state", self.config.optimiser_state, "reset"))
         for name, value, legal in fixed:
             if value != legal:

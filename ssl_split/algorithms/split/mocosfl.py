@@ -26,6 +26,7 @@ from ssl_split.algorithms.api import Batch, Setup, State
 from ssl_split.algorithms.split.divergence import divergence
 from ssl_split.channel import Channel, Ledger
 from ssl_split.clients import Clients, ClientStore, choose_engine
+from ssl_split.defences.table import release
 from ssl_split.objectives.moco import enqueue, info_nce, initial_queue
 from ssl_split.rng import generator
 from ssl_split.tree import Tree
@@ -47,8 +48,9 @@ class MocoSFL:
         self.setup, self.config = setup, setup.config
         self.syncs = sync_steps(setup.steps, self.config.syncs_per_round)
         self.all_join = self.config.cohort_size == self.config.clients
-        self.has_weights = trees.layout(setup.network.client).numel > 0
+        self.has_weights = trees.layout(setup.network.client).numel > 0 and not self.config.freeze_client
         self.lossy = self.config.loss.happens
+        self.release = release(self.config, setup.place)
 
     # --- state -------------------------------------------------------------------------------------------------------------------
 
@@ -74,6 +76,7 @@ class MocoSFL:
         state.gathered = self.all_join
         if self.lossy:
             state.trees["client.initial"] = client.clone()
+        self.release.begin(state.trees, state.tensors)
         self._bind(state)
         return state
 
@@ -169,6 +172,8 @@ class MocoSFL:
         rows = v1.shape[1]
         at_work = state.cohort[wire.delivery.present(state.cohort)]
         wire.clock.compute(at_work, 2 * rows * self.setup.client_flops, share=0.5 / self.setup.steps)
+        outputs = self.release(outputs, v1, state.cohort, kind="act_up", step=state.step)
+        keys = self.release(keys, v2, state.cohort, kind="key_act_up", step=state.step)
         h_q, came = self._up("act_up", outputs, state, wire), wire.came  # (P * R, C', H', W')
         h_k = self._up("key_act_up", keys, state, wire)
         came = came & wire.came
@@ -183,7 +188,7 @@ class MocoSFL:
             self._enqueue(state, new_keys)
             self._sgd(w["server.online"], self._server_gradients, w["server.velocity"], server_lr)
             if self.has_weights:
-                answered = self._down(outputs, h_q, state, wire, came)
+                answered = self._down(outputs, h_q, state, wire, came, own=self.release.gradient(outputs, v1, round=state.round))
                 self._step_clients(state, answered, client_lr)
                 wire.clock.compute(state.cohort[answered], 2 * rows * self.setup.client_flops, share=0.5 / self.setup.steps)
             metrics = {"loss": loss.item()}
@@ -240,10 +245,11 @@ class MocoSFL:
     def _up(self, kind: str, outputs: list[Tensor], state: State, wire: Channel) -> Tensor:
         """What the server reads of all clients' smashed data, `(P * R, ...)`, rows in cohort order."""
         joined = torch.cat([o.detach().to(self.setup.dtype) for o in outputs])
-        return wire.send(kind, joined.unflatten(0, (len(state.cohort), -1)), state.cohort).flatten(0, 1)
+        return wire.send(kind, joined.unflatten(0, (len(state.cohort), -1)), state.cohort, codec=self.release.codec).flatten(0, 1)
 
-    def _down(self, outputs: list[Tensor], h_q: Tensor, state: State, wire: Channel, came: Tensor) -> Tensor:
-        """Each client's slice of the gradient of the mean over those who were heard (`came`), back through its own part.
+    def _down(self, outputs: list[Tensor], h_q: Tensor, state: State, wire: Channel, came: Tensor, *, own: Tensor | None) -> Tensor:
+        """Each client's slice of the gradient of the mean over those who were heard (`came`), and of its own loss at the same scale, back
+        through its own part.
 
         Returns:
             Who got it, bool `(P,)`.
@@ -258,6 +264,8 @@ class MocoSFL:
             everybody = arrived.new_zeros(len(came), *arrived.shape[1:])
             everybody[came] = arrived
             arrived = everybody
+        if own is not None:
+            arrived = arrived + (own if self.config.client_grad_scale == "local_mean" else own / len(heard))
         self.clients.backward(outputs, arrived.flatten(0, 1).to(outputs[0].dtype))
         return answered
 

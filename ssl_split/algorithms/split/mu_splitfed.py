@@ -48,14 +48,15 @@ class MuSplitFed(SFLV1):
         images = batch.views[0]
         begin = float(wire.clock.ready[members].max())
         self._client_work(wire, members, passes=3, of=3)
-        h = wire.send("act_up", self._smashed(images, rows), members)
+        h = wire.send("act_up", self._released(self._smashed(images, rows), batch, members, state), members, codec=self.release.codec)
         came = wire.came
         labels = wire.send_labels(batch.labels, members)
         came = came & wire.came
         along = self._directions(self.clients, "client", members, state.step)
         sides = []
-        for side in self._perturbed(images, rows, along) if self.has_weights else ():
-            sides.append(wire.send("pert_act_up", side, members))
+        for number, side in enumerate(self._perturbed(images, rows, along) if self.has_weights else ()):
+            sent = self._released(side, batch, members, state, perturbed=number)
+            sides.append(wire.send("pert_act_up", sent, members, codec=self.release.codec))
             came = came & wire.came
         losses, logits = self._evaluate(h, labels, rows)
         for step in range(self.options.tau):
@@ -94,6 +95,11 @@ class MuSplitFed(SFLV1):
         with self._autocast():
             outputs = self.clients.modules.forward(images, rows=rows)
         return torch.cat([o.to(self.setup.dtype) for o in outputs]).unflatten(0, (len(images), -1))
+
+    def _released(self, h: Tensor, batch: Batch, members: Tensor, state: State, *, perturbed: int | None = None) -> Tensor:
+        """What is sent in place of h `(A, B, ...)`; `perturbed` numbers the two perturbed ones."""
+        kind = "act_up" if perturbed is None else "pert_act_up"
+        return torch.stack(self.release(list(h.unbind()), batch.views[0], members, kind=kind, step=state.step, number=perturbed or 0))
 
     @torch.no_grad()
     def _perturbed(self, images: Tensor, rows: slice, along: Tensor) -> tuple[Tensor, Tensor]:

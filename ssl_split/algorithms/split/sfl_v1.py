@@ -60,6 +60,7 @@ class SFLV1(Course):
         state.tensors["since_logged"] = torch.zeros(3, dtype=torch.float64)  # loss times images, correct answers, images
         if self.lossy:
             state.trees["client.initial"] = shared["client"].clone()
+        self.release.begin(state.trees, state.tensors)
         return state
 
     # --- round -------------------------------------------------------------------------------------------------------------------
@@ -185,8 +186,9 @@ class SFLV1(Course):
         with self._autocast():
             outputs = self.clients.modules.forward(batch.views[0], rows=rows)
         self._client_work(wire, members, passes=1, of=3)
+        outputs = self.release(outputs, batch.views[0], members, kind="act_up", step=state.step)
         joined = torch.cat([o.detach().to(self.setup.dtype) for o in outputs])
-        h = wire.send("act_up", joined.unflatten(0, (len(members), -1)), members)  # (A, B, C', H', W')
+        h = wire.send("act_up", joined.unflatten(0, (len(members), -1)), members, codec=self.release.codec)  # (A, B, C', H', W')
         came = wire.came
         labels = wire.send_labels(batch.labels, members)
         came = came & wire.came
@@ -197,6 +199,8 @@ class SFLV1(Course):
             answer[came] = wire.send("grad_down", gradient[came], members[came])
             answered = came.clone()
             answered[came] = wire.came
+            if (own := self.release.gradient(outputs, batch.views[0], round=state.round)) is not None:
+                answer = answer + own
             self.clients.clear(rows)
             self.clients.modules.backward(outputs, answer.flatten(0, 1).to(outputs[0].dtype), rows=rows)
             self.clients.step(rows, lr=self._client_lr(state), only=answered)

@@ -1,0 +1,50 @@
+"""All defences by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ssl_split.config import Config
+from ssl_split.defences.api import Defence, Place
+from ssl_split.defences.compression import Quantise, TopK
+from ssl_split.defences.local_dp import LocalDp, sigma_of
+from ssl_split.defences.noise import Dropout, Gaussian, Laplace
+from ssl_split.defences.nopeek import NoPeek
+from ssl_split.defences.release import Release
+from ssl_split.defences.ressfl import ResSFL
+from ssl_split.defences.shuffle import Shuffle
+
+
+def _local_dp(config: Config) -> Defence:
+    own = config.local_dp
+    return LocalDp(own.clip, sigma_of(own.epsilon, delta=own.delta, sensitivity=2 * own.clip))
+
+
+DEFENCES: dict[str, Callable[[Config], Defence]] = {
+    "none": lambda config: Defence(),
+    "gaussian": lambda config: Gaussian(config.gaussian.sigma),
+    "laplace": lambda config: Laplace(1 / config.laplace.epsilon),
+    "local_dp": _local_dp,
+    "dropout": lambda config: Dropout(config.dropout.p),
+    "topk": lambda config: TopK(config.topk.drop),
+    "quantise": lambda config: Quantise(config.quantise.bits),
+    "nopeek": lambda config: NoPeek(config.nopeek.alpha),
+    "shuffle": lambda config: Shuffle(config.shuffle.cell),
+    "ressfl": lambda config: ResSFL(config.ressfl),
+}
+
+
+def build(config: Config) -> Defence:
+    """The defence of a run."""
+    return DEFENCES[config.defence](config)
+
+
+def release(config: Config, place: Place) -> Release:
+    """The defence of a run at work.
+
+    Raises:
+        ValueError: it is not defined for smashed data of this shape.
+    """
+    defence = build(config)
+    defence.refuse(place.smashed_shape)
+    return Release(defence, place, rounds=config.rounds)
