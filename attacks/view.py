@@ -62,10 +62,12 @@ class Client:
     Attributes:
         module: Normalised images -> smashed data, in eval mode, differentiable. A copy: changing it changes no victim.
         normalise: Images in [0, 1] -> what `module` takes.
+        guess: The momentum client as one guesses it who has seen several averaged clients; None where only one was seen.
     """
 
     module: nn.Module
     normalise: Callable[[Tensor], Tensor]
+    guess: nn.Module | None = None
 
 
 class View:
