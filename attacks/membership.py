@@ -149,7 +149,7 @@ def _facts(case: Case, found: Inference, *, needs: Sequence[str]) -> dict[str, A
     best, checkpoint = found.best, case.checkpoint
     keys = ("place", "score", "auc", "low", "high", "balanced_accuracy", "threshold", "threshold_from", "tpr")
     return {
-        "kind": "attack", "name": case.options.method, "budget": case.options.budget if case.method.shadows else None,
+        "kind": "attack", "name": case.options.method, "budget": case.options.budget if case.method.shadows and not case.options.encoders else None,
         **{k: best[k] for k in keys}, "untrained_auc": best["untrained"]["auc"], "verdict": found.verdict, "rows": found.rows,
         "headline": found.headline, "headline_from": "the attacker's own data" if best["validation_auc"] is not None else "the first place",
         "members": int(case.sets.truth.sum()), "nonmembers": int((~case.sets.truth).sum()), "targets": len(case.sets.truth),
@@ -174,7 +174,7 @@ def _files(case: Case, found: Inference, result: dict[str, Any]) -> None:
 def show(result: dict[str, Any]) -> str:
     """The lines that the command ends with."""
     at = result["checkpoint"]
-    budget = f" ({result['budget']}, {result['encoders']} encoders of the attacker's own)" if result["encoders"] else ""
+    budget = f" ({result['encoders']} encoders of the attacker's own)" if result["encoders"] else ""
     lines = [f"{result['name']}{budget} on {result['run']}, step {at['step']}{'' if at['finished'] else ', unfinished'}: cut "
              f"{result['cut']}",
              f"{result['members']} members, {result['nonmembers']} non-members, {result['aux']} images of the attacker's own; needs "

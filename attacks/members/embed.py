@@ -83,7 +83,8 @@ def at_places(view: View, x: Tensor, *, maps: bool = False) -> dict[str, Tensor]
         assert isinstance(client.module, Half)
         with torch.no_grad():
             inner = client.module.maps(client.normalise(x)) if maps else client.module.features(client.normalise(x))
-        return {"pooled": inner} if maps else {"projector": z, "pooled": inner}
+        held = view.offered("server_model") if "server_model" in view.capabilities else None
+        return {"pooled": inner} if maps else {"projector": z if held is None else z[:, -held.out :], "pooled": inner}
     found = {"cut": z}
     if "pooled" in reached:
         held = server(view)
