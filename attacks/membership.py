@@ -30,6 +30,7 @@ from ssl_split import run as runs
 from ssl_split.data.images import Dataset, to_float
 from ssl_split.fields import field
 from ssl_split.files import read_json, write_json, write_tensors
+from ssl_split.models.split import Network
 from ssl_split.train import Stopped
 from ssl_split.training import pick_device
 
@@ -80,6 +81,11 @@ class Case:
         parts = self.checkpoint.parts(self.dataset)
         return pool.choose(self.dataset, parts, members=self.options.members, nonmembers=self.options.nonmembers)
 
+    @cached_property
+    def initial(self) -> Network:
+        """The network before training."""
+        return self.checkpoint.untrained()
+
     def view(self, offered: dict[str, Any]) -> View:
         """What the attack declares, of a trained or an untrained client."""
         own, asked = self.sets.own, self.sets.candidates
@@ -107,15 +113,15 @@ class Case:
 
     def untrained(self) -> list[dict[str, Any]]:
         """The ruler."""
-        config, untrained = self.checkpoint.config, self.checkpoint.untrained()
+        config = self.checkpoint.config
         trained_as = config.fingerprint if self.method.shadows else None
         key = {"attack": self.options.method, "options": self.identity, "candidates": rulers.digest(self.sets.candidates),
                "own": rulers.digest(self.sets.own), "mean": list(self.dataset.mean), "std": list(self.dataset.std),
-               "network": network_key(config, untrained, at_cut=True), "augment": fields.to_dict(config.augmentation),
+               "network": network_key(config, self.initial, at_cut=True), "augment": fields.to_dict(config.augmentation),
                "trained_as": trained_as, "algorithm": config.algorithm, "queue": [config.queue_size, config.temperature]}
 
         def compute() -> list[dict[str, Any]]:
-            offered = victims.of_untrained(self.checkpoint, **self.constants)
+            offered = victims.of_untrained(self.initial, config, **self.constants)
             return ruler(attacked(self.view(offered), self.question), self.sets.truth)
 
         return rulers.cached_rows(self.checkpoint.run_dir.parent / ".rulers", key, compute, prefix="membership")
@@ -149,13 +155,14 @@ def _facts(case: Case, found: Inference, *, needs: Sequence[str]) -> dict[str, A
     best, checkpoint = found.best, case.checkpoint
     keys = ("place", "score", "auc", "low", "high", "balanced_accuracy", "threshold", "threshold_from", "tpr")
     return {
-        "kind": "attack", "name": case.options.method, "budget": case.options.budget if case.method.shadows and not case.options.encoders else None,
+        "kind": "attack", "name": case.options.method,
+        "budget": case.options.budget if case.method.shadows and not case.options.encoders else None,
         **{k: best[k] for k in keys}, "untrained_auc": best["untrained"]["auc"], "verdict": found.verdict, "rows": found.rows,
         "headline": found.headline, "headline_from": "the attacker's own data" if best["validation_auc"] is not None else "the first place",
         "members": int(case.sets.truth.sum()), "nonmembers": int((~case.sets.truth).sum()), "targets": len(case.sets.truth),
         "aux": len(case.sets.own) if "aux_same" in needs else 0, "encoders": len(case.question.shadows), "needs": list(needs),
         "sets": case.sets.record, "notices": list(case.sets.notices), "cut": checkpoint.config.cut,
-        "smashed_shape": list(checkpoint.untrained().smashed_shape), "run": checkpoint.run_dir.name,
+        "smashed_shape": list(case.initial.smashed_shape), "run": checkpoint.run_dir.name,
         "dataset": checkpoint.config.dataset, "options": case.identity, "checkpoint": checkpoint.reference,
     }
 

@@ -125,7 +125,8 @@ def membership_rows() -> Iterator[Row]:
     """Every membership attack that a client alone is enough for."""
     clients, own, shadows = memoriser.cases()
     (_, _, members, others), *_ = clients
-    for name, client, inside, outside in [*clients, ("constant", Constant(), members, others), ("noise", Noise(), members, others)]:
+    clients += [("constant", Constant(), members, others), ("noise", Noise(), members, others)]
+    for name, client, inside, outside in clients:
         start = time.monotonic()
         for method, found in memoriser.attacks(client, inside, outside, own, shadows):
             must = "succeed" if name == "memoriser" else "fail"

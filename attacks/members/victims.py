@@ -68,12 +68,12 @@ def of_checkpoint(checkpoint: Checkpoint, *, mean: Triple, std: Triple, device: 
         queue = queue.flatten(0, -2)  # of per-client queues all keys
     known = checkpoint.momentum_client() if config.algorithm == "monacosfl" else None
     return offers(network, config, mean=mean, std=std, device=device, queue=queue, momentum=momentum,
-                  momentum_client=_with(network, known).client if known else None, guess=None if config.supervised else _guess(checkpoint))
+                  momentum_client=_with(network, known).client if known else None,
+                  guess=None if config.supervised else _guess(checkpoint, network))
 
 
-def of_untrained(checkpoint: Checkpoint, *, mean: Triple, std: Triple, device: torch.device) -> dict[str, Any]:
-    """The same before training: initial weights, momentum equal to them, a queue of random keys."""
-    config, network = checkpoint.config, checkpoint.untrained()
+def of_untrained(network: Network, config: Config, *, mean: Triple, std: Triple, device: torch.device) -> dict[str, Any]:
+    """The same of a network at its initial weights: momentum equal to them, a queue of random keys."""
     queue = None
     if config.algorithm in WITH_QUEUE:
         queue = initial_queue(config.queue_size, config.head.out, rng.generator(config.seed, "queue"))
@@ -89,14 +89,14 @@ def _with(network: Network, weights: Mapping[str, Tensor]) -> Network:
     return made
 
 
-def _guess(checkpoint: Checkpoint) -> nn.Module | None:
+def _guess(checkpoint: Checkpoint, network: Network) -> nn.Module | None:
     """The momentum client as one guesses it who has seen the averaged clients of all kept checkpoints."""
     seen = []
     for path in runs.checkpoints(checkpoint.run_dir):
         step = int(runs.read_header(path)["step"])
         if step <= checkpoint.step:
             seen.append((step, {k: v.float() for k, v in read_tensors(path, runs.CLIENT).items()}))
-    return _with(checkpoint.network(), ema_of_path(seen, checkpoint.config.ema)).client if len(seen) > 1 else None
+    return _with(network, ema_of_path(seen, checkpoint.config.ema)).client if len(seen) > 1 else None
 
 
 def ema_of_path(seen: list[tuple[int, dict[str, Tensor]]], decay: float) -> dict[str, Tensor]:
