@@ -47,9 +47,10 @@ def cached(folder: Path, key: Mapping[str, Any], compute: Callable[[], Scores]) 
     return _kept(folder, key, per_image, scores, prefix="invert", entry="per_image")
 
 
-def cached_rows(folder: Path, key: Mapping[str, Any], compute: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """A ruler of label attacks, rows of plain values; arguments as in `cached`."""
-    return _kept(folder, key, compute, list, prefix="label", entry="rows")
+def cached_rows(folder: Path, key: Mapping[str, Any], compute: Callable[[], list[dict[str, Any]]], *, prefix: str = "label"
+                ) -> list[dict[str, Any]]:
+    """A ruler of label or membership attacks (`prefix`), rows of plain values; arguments as in `cached`."""
+    return _kept(folder, key, compute, list, prefix=prefix, entry="rows")
 
 
 def _kept(folder: Path, key: Mapping[str, Any], compute: Callable[[], P], read: Callable[[P], T], *, prefix: str, entry: str) -> T:

@@ -1,11 +1,13 @@
 """Whether the attacks work: each on clients where it must succeed and on clients where nothing can.
 
 An attack that finds nothing says something about a client only if it would have found something. Made images of 16x16 in four colours,
-and four clients: the image itself, one convolution, the same number for every image, and noise that has nothing to do with it.
+and four clients: the image itself, one convolution, the same number for every image, and noise that has nothing to do with it. Membership
+attacks run on an encoder that has learnt its images by heart, on the same one with members called by lot, on the constant and on noise.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from attacks.api import METHODS
 from attacks.label import guess_labels
+from attacks.members import memoriser
 from attacks.reconstruct import reconstruct
 from ssl_split import fields, rng
 from ssl_split.models.__main__ import print_table
@@ -27,6 +30,8 @@ NOTHING = 0.1
 """R2, or accuracy beyond chance as a share of what is missing, up to which an attack found nothing."""
 ENOUGH = {"ridge": 0.9, "decoder": 0.5, "oracle": 0.5, "optimise": 0.9, "fewshot": 0.8}
 """The same score from which it succeeded, where it must."""
+MEMBER = 0.4
+"""The score from which a membership attack succeeded: 2 AUC - 1 at the lower end of its interval."""
 SMALL: dict[str, Any] = {"decoder": {"steps": 200, "blocks": 1, "channels": 8}, "optimise": {"steps": 100}}
 """Attacks small enough for a minute."""
 
@@ -82,7 +87,8 @@ class Row:
 
     Attributes:
         attack, client: Names.
-        score: R2 of reconstructions; of labels the share of what naming one class misses.
+        score: R2 of reconstructions; of labels the share of what naming one class misses; of membership 2 AUC - 1, at the lower end of its
+            interval.
         must: `succeed` or `fail`.
         seconds: It took.
     """
@@ -96,7 +102,7 @@ class Row:
     @property
     def passed(self) -> bool:
         """Whether the score is what it must be."""
-        return self.score > ENOUGH[self.attack] if self.must == "succeed" else self.score < NOTHING
+        return self.score > ENOUGH.get(self.attack, MEMBER) if self.must == "succeed" else self.score < NOTHING
 
 
 def rows() -> Iterator[Row]:
@@ -115,13 +121,27 @@ def rows() -> Iterator[Row]:
         yield Row("fewshot", name, (accuracy - chance) / (1 - chance), can, time.monotonic() - start)
 
 
+def membership_rows() -> Iterator[Row]:
+    """Every membership attack that a client alone is enough for."""
+    clients, own, shadows = memoriser.cases()
+    (_, _, members, others), *_ = clients
+    clients += [("constant", Constant(), members, others), ("noise", Noise(), members, others)]
+    for name, client, inside, outside in clients:
+        start = time.monotonic()
+        for method, found in memoriser.attacks(client, inside, outside, own, shadows):
+            must = "succeed" if name == "memoriser" else "fail"
+            yield Row(f"membership {method}", name, 2 * found.best["low"] - 1, must, time.monotonic() - start)
+            start = time.monotonic()
+
+
 def main(argv: Sequence[str]) -> int:
     """`python -m attacks.selftest`; 1 if an attack does not do what it must."""
     fields.parse(Options, argv, "python -m attacks.selftest", __doc__ or "", epilog=(
-        f"score: R2 of reconstructions, or the share of the labels that naming one class misses. It must be below {NOTHING:g} where\n"
-        f"nothing can be found, else above {', '.join(f'{v:g} ({k})' for k, v in ENOUGH.items())}. About a minute on two cores."))
+        f"score: R2 of reconstructions, the share of the labels that naming one class misses, or of membership 2 AUC - 1 at the lower end\n"
+        f"of its interval. It must be below {NOTHING:g} where nothing can be found, else above\n"
+        f"{', '.join(f'{v:g} ({k})' for k, v in ENOUGH.items())}, {MEMBER:g} (membership). About a minute on two cores."))
     found = []
-    for row in rows():
+    for row in itertools.chain(rows(), membership_rows()):
         found.append(row)
         print(f"{row.attack} on {row.client}: {row.score:.3f}", file=sys.stderr)
     table = [(r.attack, r.client, f"{r.score:.3f}", r.must, "yes" if r.passed else "NO", f"{r.seconds:.1f}") for r in found]

@@ -63,11 +63,13 @@ class Client:
         module: Normalised images -> smashed data, in eval mode, differentiable. A copy: changing it changes no victim.
         normalise: Images in [0, 1] -> what `module` takes.
         expected: What a defence makes of smashed data in the mean, differentiable; they stay as they are without one.
+        guess: The momentum client as one guesses it who has seen several averaged clients; None where only one was seen.
     """
 
     module: nn.Module
     normalise: Callable[[Tensor], Tensor]
     expected: Callable[[Tensor], Tensor] = lambda z: z
+    guess: nn.Module | None = None
 
     def smashed(self, images: Tensor) -> Tensor:
         """What the client sends of images in [0, 1], in the mean over its defence's randomness."""

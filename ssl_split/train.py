@@ -22,6 +22,7 @@ from ssl_split.algorithms.api import State
 from ssl_split.channel import Channel, Tap
 from ssl_split.clock import Clock, absent
 from ssl_split.config import Config
+from ssl_split.data.images import Dataset
 from ssl_split.data.partition import describe
 from ssl_split.delivery import Delivery
 from ssl_split.summary import summarise
@@ -49,7 +50,8 @@ class Stopped(Exception):
         self.code = code
 
 
-def run(config: Config, *, resume: bool = False, tamper: Tap | None = None, on_log: Callable[[str], None] | None = None) -> Run:
+def run(config: Config, *, resume: bool = False, tamper: Tap | None = None, on_log: Callable[[str], None] | None = None,
+        dataset: Dataset | None = None) -> Run:
     """Train to the end, or go on with a run that was interrupted.
 
     Args:
@@ -58,6 +60,8 @@ def run(config: Config, *, resume: bool = False, tamper: Tap | None = None, on_l
         tamper: A malicious server's hand on the wire. What it did is not in a checkpoint, so such a run cannot be resumed, and it must
             not be in the place of an honest one: give it a `name` or `out` of its own.
         on_log: Receives the lines that say what is trained; default: stderr.
+        dataset: Images to train on instead of the configured ones, for an attacker who trains encoders of his own. The run's name does
+            not tell them apart: other images belong into another `config.out`.
 
     Returns:
         The finished run; one that had finished before is returned as it is.
@@ -80,7 +84,7 @@ def run(config: Config, *, resume: bool = False, tamper: Tap | None = None, on_l
         raise ValueError(f"{folder} holds an unfinished run (step {runs.read_header(newest)['step']}): add --resume to go on with it")
     if config.threads:
         torch.set_num_threads(config.threads)
-    training = Training(config)
+    training = Training(config, dataset)
     with runs.locked(folder):
         runs.claim(folder, config, training.dataset.digest)
         header = {"format": 1, "config": config.to_dict(), "data_digest": training.dataset.digest, "image_size": training.dataset.size,

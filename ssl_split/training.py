@@ -23,13 +23,13 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
 
 
 class Training:
-    """Everything that one run needs, derived from its configuration."""
+    """Everything that one run needs, derived from its configuration; `dataset` replaces the configured images."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, dataset: images.Dataset | None = None) -> None:
         self.config = config
         self.device = pick_device(config.device)
         self.dtype = DTYPES[config.precision]
-        self.dataset = images.load(config)
+        self.dataset = dataset or images.load(config)
         self.classes = _classes(config, self.dataset)
         self.network = build(config, image_size=self.dataset.size, classes=self.classes)
         if config.client_from is not None:

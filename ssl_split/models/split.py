@@ -56,6 +56,11 @@ class Half(nn.Module):
             x = unit(x)
         return x
 
+    def maps(self, x: Tensor) -> Tensor:
+        """Activations before the global average pool, `(B, C, H, W)`, `(B, tokens, dim)` or `(B, d)`, of the half that ends with the head;
+        of the other half before its bottleneck."""
+        return self._backbone(x)
+
     def features(self, x: Tensor) -> Tensor:
         """Pooled features `(B, features)` of the half that ends with the head.
 

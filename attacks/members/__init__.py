@@ -1,0 +1,1 @@
+"""Membership inference: was this image among the training images of a client?"""
