@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +103,7 @@ class Matching:
         return feature.mean(1) + self.weight * match + priors.mean(1)
 
     def run(self, start: Tensor, seen: Evidence, *, steps: int, bar: Bar) -> Found:
-        """From one start `(p, B, 3, S, S)`.
+        """From one start `(p, B, 3, S, S)`; a batch whose start was better than its end keeps the start, for Adam leaves even an exact one.
 
         Raises:
             ValueError: the objective is not finite.
@@ -122,23 +122,32 @@ class Matching:
             if step == int(0.9 * steps):
                 before = objective.mean().item()
             bar.advance(feature_loss=feature.mean().item(), match_loss=match.mean().item())
-        with torch.no_grad():
-            feature, match = self.losses(x, seen)
-            objective = self.objective(x, feature, match)
-        if not bool(torch.isfinite(objective).all()):
+        end, begun = self._rated(x.detach(), seen), self._rated(start, seen)
+        if not bool(torch.isfinite(end.objective).all()):
             raise ValueError("the search diverged: set a lower --lr")
-        return Found(x.detach(), objective, match, feature, objective.mean().item() < (1 - GAIN) * before)
+        improving = end.objective.mean().item() < (1 - GAIN) * before
+        return replace(_chosen([end, begun], torch.stack([end.objective, begun.objective]).argmin(0)), improving=improving)
+
+    @torch.no_grad()
+    def _rated(self, x: Tensor, seen: Evidence) -> Found:
+        feature, match = self.losses(x, seen)
+        return Found(x, self.objective(x, feature, match), match, feature, False)
 
     def best(self, starts: Sequence[Tensor], seen: Evidence, *, steps: int, bar: Bar) -> tuple[Found, Tensor]:
         """Of every batch the end with the lowest objective, and from which start it came, `(p,)`."""
         ends = [self.run(start, seen, steps=steps, bar=bar) for start in starts]
         best = torch.stack([end.objective for end in ends]).argmin(0)
-        at = torch.arange(len(best), device=best.device)
+        return _chosen(ends, best), best
 
-        def chosen(name: str) -> Tensor:
-            return torch.stack([getattr(end, name) for end in ends])[best, at]
 
-        return Found(chosen("images"), chosen("objective"), chosen("match"), chosen("feature"), any(e.improving for e in ends)), best
+def _chosen(ends: Sequence[Found], best: Tensor) -> Found:
+    """Of every batch one of the ends, by its number `(p,)`."""
+    at = torch.arange(len(best), device=best.device)
+
+    def of(name: str) -> Tensor:
+        return torch.stack([getattr(end, name) for end in ends])[best, at]
+
+    return Found(of("images"), of("objective"), of("match"), of("feature"), any(end.improving for end in ends))
 
 
 @dataclass(frozen=True)
