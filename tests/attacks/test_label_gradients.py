@@ -111,7 +111,7 @@ def test_a_completed_model_tells_labels_that_show_and_none_that_do_not(monkeypat
     assert all(row["low"] <= 1 / 3 + 0.01 for row in complete(_Constant(), targets, truth, aux, labels))
 
 
-@pytest.mark.parametrize("method", ["norm", pytest.param("direction", marks=pytest.mark.slow), pytest.param("completion", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", ["norm", *(pytest.param(m, marks=pytest.mark.slow) for m in ("direction", "completion"))])
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str) -> None:
     """Result beside its ruler; the second time nothing is computed; a run without labels says what it lacks."""
     settings = {"dataset": "digits", "image_size": 16, "width": 0.125, "clients": 3, "batch_size": 4, "rounds": 1, "max_steps": 2,

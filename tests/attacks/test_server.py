@@ -55,7 +55,7 @@ def test_supervised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: 
 
 
 @pytest.mark.parametrize(("symmetric", "scale"), [
-    ("stacked", "local_mean"), pytest.param("original", "global_mean", marks=pytest.mark.slow), pytest.param("none", "global_mean", marks=pytest.mark.slow)])
+    ("stacked", "local_mean"), *(pytest.param(form, "global_mean", marks=pytest.mark.slow) for form in ("original", "none"))])
 def test_contrastive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, symmetric: str, scale: str) -> None:
     """With the keys that crossed, the same gradient; of `stacked` the first half of the rows."""
     checkpoint, sent = _first_step(tmp_path, monkeypatch, algorithm="mocosfl", symmetric=symmetric, client_grad_scale=scale)
