@@ -125,9 +125,14 @@ def split(aux: Tensor) -> OwnImages:
         aux: `(n, 3, S, S)`, uint8 or floats in [0, 1], n at least 2.
     """
     images = to_float(aux) if aux.dtype == torch.uint8 else aux
-    every = max(2, min(round(1 / VALIDATION_SHARE), len(images)))
-    held_out = torch.arange(len(images)) % every == every - 1
-    return OwnImages(images[~held_out], images[held_out])
+    held = held_out(len(images))
+    return OwnImages(images[~held], images[held])
+
+
+def held_out(count: int) -> Tensor:
+    """Which of the attacker's images serve for validation, bool `(count,)`; count at least 2."""
+    every = max(2, min(round(1 / VALIDATION_SHARE), count))
+    return torch.arange(count) % every == every - 1
 
 
 def refuse_shared(targets: Tensor, aux: Tensor) -> None:

@@ -81,7 +81,7 @@ class Optimiser:
         first.lerp_(gradients, 1 - self.momentum)
         second.mul_(self.second_moment).addcmul_(gradients, gradients, value=1 - self.second_moment)
         steps = count.to(weights.dtype)[:, None]
-        root = (second / (1 - self.second_moment**steps)).sqrt_().add_(self.epsilon)
+        root = (second / (1 - self.second_moment**steps)).sqrt_() + self.epsilon  # not in place: gradient matching differentiates the step
         weights.addcdiv_(first / (1 - self.momentum**steps), root, value=-lr)
 
 
