@@ -19,6 +19,7 @@ from torch import Tensor
 
 from attacks import judge, picture, rulers, sets
 from attacks.api import AttackOptions
+from attacks.identify import Gallery
 from attacks.judge import Scores
 from attacks.methods import METHODS, table
 from attacks.reconstruct import Inversion, judged, reconstruct, same_attack
@@ -113,6 +114,12 @@ class Case:
             raise ValueError(f"{self.options.method} trains on the clients' own images, and all are targets: set a smaller --targets")
         return sets.split(self.sets.private.images.to(self.device))
 
+    @property
+    def gallery(self) -> Gallery:
+        """What the judge has besides the targets."""
+        images = to_float(self.sets.gallery.images.to(self.device))
+        return Gallery(images, self.sets.gallery.labels, self.sets.targets.labels)
+
     def untrained(self) -> Scores:
         """The same attack, one attacker seed, on the client before training; computed once for all runs in a folder."""
         network = self.checkpoint.untrained()
@@ -146,7 +153,8 @@ def run(options: Options) -> dict[str, Any]:
     for notice in case.sets.notices:
         print(f"note: {notice}", file=sys.stderr)
     network = case.checkpoint.network()
-    inversion = judged(case.victim(network), case.targets, own=case.own, options=case.options, untrained=case.untrained)
+    inversion = judged(case.victim(network), case.targets, own=case.own, options=case.options, untrained=case.untrained,
+                       gallery=case.gallery)
     result = _facts(case, inversion, smashed_shape=network.smashed_shape)
     _pictures(case, inversion, result)
     write_json(path, result | {"seconds": time.monotonic() - start, "environment": runs.environment(), "command": runs.command_line()})

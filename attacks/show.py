@@ -36,12 +36,31 @@ def show(result: dict[str, Any]) -> str:
         lines.append(_row("blind guess", {c: 0.0 if c == "r2" else result[f"blind_{c}"] for c in _COLUMNS}))
         if result["untrained_mse"] is not None:
             lines.append(_row("untrained client", {c: result[f"untrained_{c}"] for c in _COLUMNS}))
-    lines += ["", result["verdict"], *(f"Note: {notice}." for notice in notes(result))]
+    lines += [*recognised(result), "", result["verdict"], *(f"Note: {notice}." for notice in notes(result))]
     return "\n".join([*lines, f"picture: {Path(result['path']).with_name('images.png')}"])
 
 
 def _row(title: str, values: dict[str, Any]) -> str:
     return f"  {title:<32}{values['mse']:9.4f}{values['psnr']:9.2f}{values['ssim']:9.3f}{values['r2']:9.3f}"
+
+
+def recognised(result: dict[str, Any]) -> list[str]:
+    """Whose the reconstructions are, and what they show; nothing for results from before these were measured."""
+    lines = []
+    if found := result.get("identification"):
+        lines += ["", f"  {'own target among ' + str(found['gallery']):<34}{'TOP-1':>9}{'95 %':>18}{'TOP-5':>9}{'95 %':>18}"]
+        for text, key in (("nearest by pixels", "pixels"), ("nearest by this client's features", "features")):
+            lines.append(f"  {text:<34}" + "".join(_rate(found[key][f"top{k}"]) for k in (1, 5)))
+        lines.append(f"  {'by chance':<34}{found['chance_top1']:9.4f}{'':18}{found['chance_top5']:9.4f}")
+    if found := result.get("classification"):
+        lines += ["", f"  {'class seen by the judge':<34}{'RATE':>9}{'95 %':>18}",
+                  f"  {'in the reconstructions':<34}{_rate(found['reconstructions'])}",
+                  f"  {'in the true targets':<34}{_rate(found['true_targets'])}", f"  {'commonest class':<34}{found['chance']:9.4f}"]
+    return lines
+
+
+def _rate(values: dict[str, float]) -> str:
+    return f"{values['rate']:9.4f}  [{values['low']:.3f}, {values['high']:.3f}]"
 
 
 def notes(result: dict[str, Any]) -> list[str]:
