@@ -52,9 +52,9 @@ class AttackOptions:
     preset: str = field("strong", "decoder, oracle: strong, or published (as ResSFL and MocoSFL attack)", choices=PRESETS)
     budget: str = field("standard", "decoder, oracle: quick 500, standard 2000, paper 5000 and more steps; optimise: 200 steps, 500 from 2 "
                                     "starts, 2000 from 3", choices=BUDGETS)
-    aux: int | None = field(None, f"the attacker's images, one tenth for validation (default: {DEFAULT_AUX} or all there are, "
-                                  f"published preset {PUBLISHED_AUX})", low=2)
-    targets: int = field(128, "attacked images, a fixed list over clients and classes", low=2)
+    aux: int | str | None = field(None, f"the attacker's images, one tenth for validation (default: {DEFAULT_AUX} or all there are, "
+                                        f"published preset {PUBLISHED_AUX}); a folder of pictures with --encoder", low=2)
+    targets: int | str = field(128, "attacked images, a fixed list over clients and classes; a folder of pictures with --encoder", low=2)
     seeds: int | None = field(None, "decoders with seeds of their own, averaged (default: 3; quick or published 1)", low=1)
     seed: int = field(0, "first of these seeds", low=0)
     precision: str = field("fp32", "of decoder training; bf16 is faster where the processor has it, else slower", choices=("fp32", "bf16"))
@@ -65,7 +65,7 @@ class AttackOptions:
     def aux_images(self) -> int:
         """Images that the attacker would have if there were enough."""
         published = self.method == "decoder" and self.preset == "published"
-        return self.aux if self.aux is not None else PUBLISHED_AUX if published else DEFAULT_AUX
+        return self.aux if isinstance(self.aux, int) else PUBLISHED_AUX if published else DEFAULT_AUX
 
     def attacker_seeds(self, *, seeded: bool) -> tuple[int, ...]:
         """Seeds of the attacks to run; one is enough where a seed changes nothing."""

@@ -16,14 +16,20 @@ def name(result: dict[str, Any]) -> str:
     return f"{result['name']} ({inside})" if inside else str(result["name"])
 
 
+def where(result: dict[str, Any]) -> str:
+    """Run, step and cut, or the client from elsewhere and its weights."""
+    at = result["checkpoint"]
+    if at["step"] is None:
+        return f"{result['run']}, {at['file'] or 'weights as build makes them'}"
+    return f"{result['run']}, step {at['step']}{'' if at['finished'] else ', unfinished'}, cut {result['cut']}"
+
+
 def show(result: dict[str, Any]) -> str:
     """The lines that a command ends with, all but the last."""
-    at = result["checkpoint"]
     shape = "x".join(map(str, result["smashed_shape"]))
     seeds = f", {len(result['seeds'])} attacker seeds" if len(result["seeds"]) > 1 else ""
     lines = [
-        f"{name(result)} on {result['run']}, step {at['step']}{'' if at['finished'] else ', unfinished'}: cut {result['cut']}, {shape} "
-        "numbers per image",
+        f"{name(result)} on {where(result)}: {shape} numbers per image",
         f"{result['targets']} targets, {result['aux']} images of the attacker's own{seeds}; needs {', '.join(result['needs'])}",
         "", " " * 34 + "".join(f"{c.upper():>9}" for c in _COLUMNS),
     ]
@@ -84,11 +90,12 @@ def notes(result: dict[str, Any]) -> list[str]:
     return found
 
 
-def suggest(result: dict[str, Any], checkpoint: str | None) -> str:
-    """The last line: what to run next on the same checkpoint."""
-    target = checkpoint or Path(result["path"]).parents[2]
+def suggest(result: dict[str, Any], client: str | None) -> str:
+    """The last line: what to run next on the same client, which `client` names in the words of the command."""
+    words = client or f"--checkpoint {Path(result['path']).parents[2]}"
     stronger = {"blind": "--method ridge", "ridge": "--method decoder"}.get(result["name"])
     if stronger is None and result["preset"] == "published":
         stronger = "--preset strong"
-    words = f"attacks.invert --checkpoint {target} {stronger}" if stronger else f"probes.linear --checkpoint {target}"
-    return f"next: python -m {words}"
+    if stronger is None and result["checkpoint"]["step"] is None:
+        stronger = "--budget paper" if result["name"] == "optimise" else "--method optimise"
+    return f"next: python -m {f'attacks.invert {words} {stronger}' if stronger else f'probes.linear {words}'}"
