@@ -269,7 +269,7 @@ class ForeignCase:
         return made
 
     def _victim(self, client: nn.Module) -> Victim:
-        return self.foreign.victim(client)
+        return self.foreign.victim(client, fresh=self.foreign.make)
 
     @property
     def untrained(self) -> Callable[[], Scores] | None:

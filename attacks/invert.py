@@ -128,7 +128,7 @@ class Case:
         """The client half of a network."""
         dataset = self.checkpoint.dataset(self.options.data_dir)
         client = network.client.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return Victim(client, dataset.mean, dataset.std, self.private)
+        return Victim(client, dataset.mean, dataset.std, self.private, lambda seed: self.checkpoint.untrained(seed).client)
 
     @cached_property
     def private(self) -> OwnImages | None:
@@ -201,7 +201,7 @@ def _facts(case: Case | ForeignCase, inversion: Inversion) -> dict[str, Any]:
     """The result file but for time and place."""
     options = case.options
     trains = options.method in ("decoder", "oracle")
-    by_budget = (trains and options.preset == "strong") or options.method == "optimise"
+    by_budget = (trains and options.preset == "strong") or options.method in ("optimise", "unsplit")
     return {
         "kind": "attack", "name": options.method, "preset": options.preset if trains else None,
         "budget": options.budget if by_budget else None, **inversion.result, **case.facts(),

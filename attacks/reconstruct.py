@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from attacks import identify, judge, sets
 from attacks.api import AttackOptions, Guess
 from attacks.identify import Gallery
 from attacks.judge import Scores
 from attacks.methods import METHODS, YARDSTICKS
-from attacks.victim import Encoder, Victim
+from attacks.victim import Encoder, Victim, redrawn
 from attacks.view import OwnImages, View
 from ssl_split import fields, quality
 from ssl_split.data.imageset import Triple
@@ -49,7 +49,8 @@ class Inversion:
 def reconstruct(
     client: Encoder, targets: Tensor, aux: Tensor, *, method: str = "decoder", untrained: Encoder | None = None,
     mean: Triple = (0.0, 0.0, 0.0), std: Triple = (1.0, 1.0, 1.0), aux_kind: str = "aux_same", private: Tensor | None = None,
-    gallery: Tensor | None = None, labels: Tensor | None = None, gallery_labels: Tensor | None = None, **options: Any,
+    gallery: Tensor | None = None, labels: Tensor | None = None, gallery_labels: Tensor | None = None,
+    fresh: Callable[[int], nn.Module] | None = None, **options: Any,
 ) -> Inversion:
     """Attack any client: no run directory and no training code of this project is needed.
 
@@ -57,14 +58,16 @@ def reconstruct(
         client: Images `(B, 3, S, S)` -> smashed data `(B, ...)`. A module is put into eval mode for the attack and back afterwards.
         targets: The images to be reconstructed, floats `(n, 3, S, S)` in [0, 1]. Only their smashed data reach the attack.
         aux: The attacker's images, floats `(m, 3, S, S)` in [0, 1], none of them a target; a tenth serves for validation.
-        method: `blind`, `ridge`, `decoder`, `oracle` or `optimise`; the last needs a module, whose weights it uses.
+        method: A name of `attacks.api.METHODS`; `optimise` needs a module, whose weights it uses.
         untrained: The same client before training, as a ruler.
         mean, std: Constants with which the client's input is normalised; the default leaves images in [0, 1].
         aux_kind: `aux_same` or `aux_other`: whether `aux` is from the targets' distribution.
-        private: Images of the client itself, as `aux`, no target among them: what `oracle` trains on.
+        private: Images of the client itself, as `aux`, no target among them: what `oracle` trains on, and whose smashed data an attacker
+            in training has seen.
         gallery: Further images for the judge alone, as `aux`, none of them a target or in `aux`: the target is looked for among them.
         labels, gallery_labels: Classes of the targets and of these images, int64: with both, a classifier trained on the gallery says what
             the reconstructions show.
+        fresh: Seed -> the client at new initial weights, for attacks that know its shape; without it they shuffle those of `untrained`.
         **options: Fields of `AttackOptions`, e.g. `budget="quick"`, `seeds=1`, `decoder={"steps": 200}`.
 
     Raises:
@@ -83,8 +86,13 @@ def reconstruct(
     shown = Gallery(targets[:0] if gallery is None else gallery, gallery_labels, labels)
     shown.check(targets, aux)
     own, theirs = sets.split(aux), None if private is None else sets.split(private)
-    ruler = None if untrained is None else lambda: same_attack(Victim(untrained, mean, std, theirs), targets, own=own, options=chosen)
-    return judged(Victim(client, mean, std, theirs), targets, own=own, options=chosen, untrained=ruler, aux_kind=aux_kind,
+    known = fresh or (redrawn(untrained) if isinstance(untrained, nn.Module) else None)
+
+    def victim(attacked: Encoder) -> Victim:
+        return Victim(attacked, mean, std, theirs, known, private)
+
+    ruler = None if untrained is None else lambda: same_attack(victim(untrained), targets, own=own, options=chosen)
+    return judged(victim(client), targets, own=own, options=chosen, untrained=ruler, aux_kind=aux_kind,
                   gallery=shown)
 
 

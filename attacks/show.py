@@ -73,8 +73,8 @@ def notes(result: dict[str, Any]) -> list[str]:
     """What a reader of the numbers should know besides."""
     found = list(result["notices"])
     if result["still_improving"]:
-        found.append(f"the {'search' if result['name'] == 'optimise' else 'decoder'} was still improving at its end, so a longer one "
-                     "(--budget paper) may see more")
+        what = "decoder" if result["name"] in ("decoder", "oracle") else "search"
+        found.append(f"the {what} was still improving at its end, so a longer one (--budget paper) may see more")
     if result["name"] == "oracle":
         found.append("this decoder was trained on the clients' own images: a bound for trained decoders of its size, not an attacker")
     if result["name"] == "optimise":
@@ -83,6 +83,8 @@ def notes(result: dict[str, Any]) -> list[str]:
         arrived = sum(s["arrived"] for s in result["per_seed"]) / len(result["per_seed"])
         found.append(f"the search came within 1 % of the smashed data (squared) for {arrived:.0%} of the targets; where it did not, a high "
                      "error says that it did not arrive, not that the image is safe")
+    if result["name"] == "unsplit" and result["per_seed"][0]["l2"] > 0:
+        found.append("the published prior of this attack (--unsplit.l2) draws images towards black: structure says more than the error")
     if result["name"] == "ridge" and result["per_seed"][0]["lambda_at_edge"]:
         found.append("the best penalty is at the edge of the grid")
     if result["dataset"] == "digits":

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacks.view import Client, OwnImages
+from attacks.view import Architecture, Client, Collected, OwnImages
+from ssl_split import rng
 from ssl_split.config import Config
 from ssl_split.data.images import normalise
 from ssl_split.data.imageset import Triple
@@ -56,12 +57,16 @@ class Victim:
         client: Normalised images `(B, 3, S, S)` -> smashed data `(B, ...)`, on their device. A module computes in eval mode.
         mean, std: Constants of the normalisation in training; (0, 0, 0) and (1, 1, 1) for a client that takes images in [0, 1].
         private: Images of the clients themselves, no target among them: for the bound that trains on them.
+        fresh: Seed -> the client half at new initial weights: for attacks that know its shape.
+        seen: Images of the clients, no target among them, whose smashed data the server has seen in training, `(m, 3, S, S)`.
     """
 
     client: Encoder
     mean: Triple = (0.0, 0.0, 0.0)
     std: Triple = (1.0, 1.0, 1.0)
     private: OwnImages | None = None
+    fresh: Callable[[int], nn.Module] | None = None
+    seen: Tensor | None = None
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images in [0, 1] as the client takes them."""
@@ -101,6 +106,11 @@ class Victim:
         offers: dict[str, Any] = {"smashed": self.release(targets), "query": self.release, aux: own}
         if self.private is not None:
             offers["private_pairs"] = self.private
+        if (fresh := self.fresh) is not None:
+            offers["architecture"] = Architecture(lambda seed: fresh(seed).to(targets.device, torch.float32), self.normalise,
+                                                  tuple(targets.shape[1:]))
+        if (seen := self.seen) is not None:
+            offers["server_training"] = Collected(len(seen), lambda places: self.release(seen[places]))
         if isinstance(self.client, nn.Module):
             offers["weights"] = self._weights
         return offers
@@ -108,3 +118,21 @@ class Victim:
     def _weights(self) -> Client:
         assert isinstance(self.client, nn.Module)
         return Client(copy.deepcopy(self.client).eval(), self.normalise)
+
+
+def redrawn(untrained: nn.Module) -> Callable[[int], nn.Module]:
+    """New initial weights for a network of which one untrained copy is there: the numbers of every tensor in a random order.
+
+    An order is as likely as any other where numbers are drawn independently from one distribution, as initial weights are; constant
+    tensors stay what they are.
+    """
+    def make(seed: int) -> nn.Module:
+        made = copy.deepcopy(untrained)
+        generator = rng.generator(seed, "redrawn weights")
+        with torch.no_grad():
+            for p in made.parameters():
+                order = torch.randperm(p.numel(), generator=generator).to(p.device)
+                p.copy_(p.flatten()[order].view_as(p))
+        return made
+
+    return make
