@@ -12,7 +12,7 @@ from attacks.view import View
 from ssl_split import fields
 from ssl_split.fields import field
 
-METHODS = ("blind", "ridge", "decoder", "oracle", "optimise", "unsplit")
+METHODS = ("blind", "ridge", "decoder", "oracle", "optimise", "unsplit", "fora")
 """Names of the inversion attacks, in the order of tables."""
 PRESETS = ("strong", "published")
 BUDGETS = ("quick", "standard", "paper")
@@ -56,13 +56,23 @@ class UnsplitOptions:
 
 
 @dataclass(frozen=True)
+class ForaOptions:
+    """The substitute client."""
+
+    iterations: int | None = field(None, "steps (by budget: quick 1000, standard 5000, paper 40000)", low=1)
+    width: int = field(64, "channels of substitute and critic", low=1)
+    batch_size: int = field(64, "own images, and collected smashed data, in each", low=2)
+    speed: float = field(1.0, "times the published rates 1e-4 (substitute), 3e-4 (critic), 1e-4 (inverse)", above=0)
+
+
+@dataclass(frozen=True)
 class AttackOptions:
     """How an inversion attack is run."""
 
     method: str = field("decoder", "attack", choices=METHODS, section="attack")
     preset: str = field("strong", "decoder, oracle: strong, or published (as ResSFL and MocoSFL attack)", choices=PRESETS)
     budget: str = field("standard", "decoder, oracle: quick 500, standard 2000, paper 5000 and more steps; optimise: 200 steps, 500 from 2 "
-                                    "starts, 2000 from 3; unsplit: 10, 50, 1000 rounds", choices=BUDGETS)
+                                    "starts, 2000 from 3; unsplit: 10, 50, 1000 rounds; fora: 1000, 5000, 40000", choices=BUDGETS)
     aux: int | str | None = field(None, f"the attacker's images, one tenth for validation (default: {DEFAULT_AUX} or all there are, "
                                         f"published preset {PUBLISHED_AUX}); a folder of pictures with --encoder", low=2)
     targets: int | str = field(128, "attacked images, a fixed list over clients and classes; a folder of pictures with --encoder", low=2)
@@ -72,6 +82,7 @@ class AttackOptions:
     decoder: DecoderOptions = field(DecoderOptions, "replaces single values of the preset")
     optimise: OptimiseOptions = field(OptimiseOptions, "the search with known weights")
     unsplit: UnsplitOptions = field(UnsplitOptions, "the search for images and weights at once")
+    fora: ForaOptions = field(ForaOptions, "the substitute client; --decoder.blocks and .channels are those of its inverse")
 
     @property
     def aux_images(self) -> int:

@@ -128,7 +128,13 @@ class Case:
         """The client half of a network."""
         dataset = self.checkpoint.dataset(self.options.data_dir)
         client = network.client.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return Victim(client, dataset.mean, dataset.std, self.private, lambda seed: self.checkpoint.untrained(seed).client)
+        seen = to_float(self.sets.private.images.to(self.device)) if "server_training" in METHODS[self.options.method].needs else None
+        return Victim(client, dataset.mean, dataset.std, self.private, lambda seed: self.checkpoint.untrained(seed).client, seen)
+
+    @property
+    def trained_on_clients(self) -> bool:
+        """Whether the attack learns from clients' images that are no targets, or from their smashed data."""
+        return bool({"private_pairs", "server_training"} & set(METHODS[self.options.method].needs))
 
     @cached_property
     def private(self) -> OwnImages | None:
@@ -154,7 +160,7 @@ class Case:
         network = self.checkpoint.untrained()
         dataset = self.checkpoint.dataset(self.options.data_dir)
         key = {
-            **({"private": rulers.digest(self.sets.private)} if self.private is not None else {}),
+            **({"private": rulers.digest(self.sets.private)} if self.trained_on_clients else {}),
             "attack": self.options.method, "options": {k: v for k, v in self.identity.items() if k not in ("method", "seeds")},
             "targets": rulers.digest(self.sets.targets), "aux": rulers.digest(self.sets.aux), "mean": list(dataset.mean),
             "std": list(dataset.std), "network": network_key(self.checkpoint.config, network, at_cut=True),
@@ -201,7 +207,7 @@ def _facts(case: Case | ForeignCase, inversion: Inversion) -> dict[str, Any]:
     """The result file but for time and place."""
     options = case.options
     trains = options.method in ("decoder", "oracle")
-    by_budget = (trains and options.preset == "strong") or options.method in ("optimise", "unsplit")
+    by_budget = (trains and options.preset == "strong") or options.method in ("optimise", "unsplit", "fora")
     return {
         "kind": "attack", "name": options.method, "preset": options.preset if trains else None,
         "budget": options.budget if by_budget else None, **inversion.result, **case.facts(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attacks import blind, decoder, optimise, ridge, unsplit
+from attacks import blind, decoder, fora, optimise, ridge, unsplit
 from attacks.api import METHODS as NAMES
 from attacks.api import Method
 
@@ -21,6 +21,8 @@ METHODS: dict[str, Method] = {
                        source="search with known weights; docs/attacks.md", options=(*_SETS, "budget", "seed", "optimise")),
     "unsplit": Method(unsplit.attack, needs=("smashed", "architecture"), seeded=True, cost="slow", source="UnSplit (WPES 2022)",
                       options=(*_SETS, "budget", "seeds", "seed", "unsplit")),
+    "fora": Method(fora.attack, needs=("smashed", "aux", "server_training"), seeded=True, cost="tens of minutes", source="FORA (CVPR 2024)",
+                   options=(*_SETS, "budget", "seeds", "seed", "decoder", "fora")),
 }
 """Name -> attack, what it needs, what it costs and where it is from; `attacks.api.METHODS` has the names alone."""
 
