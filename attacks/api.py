@@ -12,7 +12,7 @@ from attacks.view import View
 from ssl_split import fields
 from ssl_split.fields import field
 
-METHODS = ("blind", "ridge", "decoder", "oracle", "optimise")
+METHODS = ("blind", "ridge", "decoder", "oracle", "optimise", "unsplit", "fora")
 """Names of the inversion attacks, in the order of tables."""
 PRESETS = ("strong", "published")
 BUDGETS = ("quick", "standard", "paper")
@@ -47,16 +47,37 @@ class OptimiseOptions:
 
 
 @dataclass(frozen=True)
+class UnsplitOptions:
+    """The search for images and weights at once."""
+
+    rounds: int | None = field(None, "outer rounds (by budget: quick 10, standard 50, paper 1000)", low=1)
+    steps: int = field(100, "steps on the images and steps on the clone in each", low=1)
+    tv: float = field(0.1, "weight of the total variation tv_sq", low=0)
+    l2: float = field(1.0, "weight of mean x^2", low=0)
+    lr: float = field(1e-3, "Adam's rate on either side", above=0)
+
+
+@dataclass(frozen=True)
+class ForaOptions:
+    """The substitute client."""
+
+    iterations: int | None = field(None, "steps (by budget: quick 1000, standard 5000, paper 40000)", low=1)
+    width: int = field(64, "channels of substitute and critic", low=1)
+    batch_size: int = field(64, "own images, and collected smashed data, in each", low=2)
+    speed: float = field(1.0, "times the published rates 1e-4 (substitute), 3e-4 (critic), 1e-4 (inverse)", above=0)
+
+
+@dataclass(frozen=True)
 class AttackOptions:
     """How an inversion attack is run."""
 
     method: str = field("decoder", "attack", choices=METHODS, section="attack")
     preset: str = field("strong", "decoder, oracle: strong, or published (as ResSFL and MocoSFL attack)", choices=PRESETS)
     budget: str = field("standard", "decoder, oracle: quick 500, standard 2000, paper 5000 and more steps; optimise: 200 steps, 500 from 2 "
-                                    "starts, 2000 from 3", choices=BUDGETS)
-    aux: int | None = field(None, f"the attacker's images, one tenth for validation (default: {DEFAULT_AUX} or all there are, "
-                                  f"published preset {PUBLISHED_AUX})", low=2)
-    targets: int = field(128, "attacked images, a fixed list over clients and classes", low=2)
+                                    "starts, 2000 from 3; unsplit: 10, 50, 1000 rounds; fora: 1000, 5000, 40000", choices=BUDGETS)
+    aux: int | str | None = field(None, f"the attacker's images, one tenth for validation (default: {DEFAULT_AUX} or all there are, "
+                                        f"published preset {PUBLISHED_AUX}); a folder of pictures with --encoder", low=2)
+    targets: int | str = field(128, "attacked images, a fixed list over clients and classes; a folder of pictures with --encoder", low=2)
     seeds: int | None = field(None, "decoders with seeds of their own, averaged (default: 3; quick or published 1)", low=1)
     seed: int = field(0, "first of these seeds", low=0)
     precision: str = field("fp32", "of decoder training; bf16 is faster where the processor has it, else slower", choices=("fp32", "bf16"))
@@ -65,12 +86,14 @@ class AttackOptions:
     unaware: bool = field(False, "against a defence: also run the attacker that does not know it, for comparison (always done for ridge)")
     decoder: DecoderOptions = field(DecoderOptions, "replaces single values of the preset")
     optimise: OptimiseOptions = field(OptimiseOptions, "the search with known weights")
+    unsplit: UnsplitOptions = field(UnsplitOptions, "the search for images and weights at once")
+    fora: ForaOptions = field(ForaOptions, "the substitute client; --decoder.blocks and .channels are those of its inverse")
 
     @property
     def aux_images(self) -> int:
         """Images that the attacker would have if there were enough."""
         published = self.method == "decoder" and self.preset == "published"
-        return self.aux if self.aux is not None else PUBLISHED_AUX if published else DEFAULT_AUX
+        return self.aux if isinstance(self.aux, int) else PUBLISHED_AUX if published else DEFAULT_AUX
 
     def attacker_seeds(self, *, seeded: bool) -> tuple[int, ...]:
         """Seeds of the attacks to run; one is enough where a seed changes nothing."""

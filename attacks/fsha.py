@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacks import substitute
+from attacks.substitute import Critic, Substitute, built, gradient_penalty
 from ssl_split import fields, rng
 from ssl_split.models import decoder
 
@@ -33,6 +33,7 @@ class HijackOptions:
     lr: float = fields.field(1e-4, "Adam's rate of pilot and inverse (published 1e-5, for 10,000 steps)", above=0)
     critic_lr: float = fields.field(3e-4, "Adam's rate of the critic (published 1e-4)", above=0)
     penalty: float = fields.field(500.0, "weight of the gradient penalty", low=0)
+    width: int = fields.field(64, "channels of its networks", low=2)
     batch_size: int = fields.field(64, "own images a step", low=2)
     inner: int = fields.field(1, "steps of pilot and critic for each step of the client", low=1)
     scale: str = fields.field("honest", "length of the false gradient: honest, that of the true one; none, as it comes",
@@ -115,10 +116,10 @@ class FSHA:
         def generator(name: str) -> torch.Generator:
             return rng.generator(self.options.seed, f"hijack {name}")
 
-        size = self.image_size
-        self.pilot = substitute.substitute(shape, generator("pilot"), image_size=size).to(self.device)
-        self.inverse = decoder.build(shape, generator("inverse"), image_size=size, blocks=2).to(self.device)
-        self.critic = substitute.critic(shape, generator("critic"), image_size=size).to(self.device)
+        size, width = self.image_size, self.options.width
+        self.pilot = built(Substitute(shape, image_size=size, width=width), generator("pilot"), self.device)
+        self.inverse = decoder.build(shape, generator("inverse"), image_size=size, blocks=2, channels=width).to(self.device)
+        self.critic = built(Critic(shape, width=width), generator("critic"), self.device)
         self._pilot_steps = torch.optim.Adam([*self.pilot.parameters(), *self.inverse.parameters()], lr=self.options.lr)
         self._critic_steps = torch.optim.Adam(self.critic.parameters(), lr=self.options.critic_lr)
 
@@ -147,7 +148,7 @@ class FSHA:
         seen = z[torch.randint(len(z), (len(made),), generator=draws).to(z.device)]
         distance = self.critic(seen).mean() - self.critic(made).mean()
         self._critic_steps.zero_grad()
-        (self.options.penalty * substitute.penalty(self.critic, made, seen, draws) - distance).backward()
+        (self.options.penalty * gradient_penalty(self.critic, made, seen, generator=draws) - distance).backward()
         self._critic_steps.step()
         self.trace.inversion.append(loss.item())
         self.trace.distance.append(distance.item())

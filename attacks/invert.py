@@ -6,6 +6,7 @@ attack on the untrained client. R2 = 1 - MSE / MSE of the blind guess: 0 knows n
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Sequence
@@ -19,10 +20,12 @@ from torch import Tensor
 
 from attacks import judge, picture, rulers, sets
 from attacks.api import AttackOptions
+from attacks.elsewhere import Foreign, ForeignCase, refuse_mixture
+from attacks.identify import Gallery
 from attacks.judge import Scores
 from attacks.methods import METHODS, table
 from attacks.reconstruct import Inversion, judged, reconstruct, same_attack
-from attacks.show import name, show, suggest
+from attacks.show import name, show, suggest, where
 from attacks.victim import Victim, refuse_without_wire
 from attacks.view import OwnImages
 from probes.rulers import network_key
@@ -41,13 +44,13 @@ SHOWN = 12
 
 
 @dataclass(frozen=True)
-class Options(AttackOptions):
+class Options(Foreign, AttackOptions):
     """Options of the command."""
 
     checkpoint: str | None = field(None, "run directory or .safetensors file (default: the newest finished run in --out)",
                                    section="checkpoint")
     which: str = field("last", "checkpoint of a run directory", choices=("last", "best"))
-    out: str = field("runs", "folder in which the newest run is looked for")
+    out: str = field("runs", "folder in which the newest run is looked for, and where the result on a client from elsewhere goes")
     data_dir: str | None = field(None, "folder that holds the data set (default: the one the run was trained with)")
     device: str = field("auto", "auto, cpu, cuda or cuda:N")
 
@@ -62,6 +65,7 @@ class Case:
             FileNotFoundError, ValueError: one sentence that says what is wrong.
         """
         self.options = fields.build(Options, fields.to_dict(options))
+        refuse_mixture(self.options, "attacks.invert")
         self.device = pick_device(self.options.device)
         self.checkpoint = runs.open_checkpoint(self.options.checkpoint, which=self.options.which, out=self.options.out)
         if self.checkpoint.config.dataset == "tsv":
@@ -90,8 +94,36 @@ class Case:
     def sets(self) -> sets.Sets:
         """Targets and the attacker's images."""
         dataset = self.checkpoint.dataset(self.options.data_dir)
+        assert isinstance(self.options.targets, int)  # folders were refused
         return sets.choose(dataset, self.checkpoint.parts(dataset), targets=self.options.targets, aux=self.options.aux_images,
                            aux_given=self.options.aux is not None)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Sentences for the user."""
+        return self.sets.notices
+
+    @property
+    def pixels(self) -> Tensor:
+        """The attacked images, uint8."""
+        return self.sets.targets.images
+
+    def attacked(self) -> Victim:
+        """The averaged client of the checkpoint."""
+        return self.victim(self.network)
+
+    @cached_property
+    def network(self) -> Network:
+        """The network of the checkpoint."""
+        return self.checkpoint.network()
+
+    def facts(self) -> dict[str, Any]:
+        """What the result file says of client and images."""
+        return {"sets": self.sets.record, "notices": list(self.notices), "cut": self.checkpoint.config.cut,
+                "smashed_shape": list(self.network.smashed_shape), "run": self.checkpoint.run_dir.name,
+                "dataset": self.checkpoint.config.dataset, "options": self.identity, "checkpoint": self.checkpoint.reference,
+                "defence": self.checkpoint.config.defended_with,
+                "adaptive": self.options.attacker == "adaptive" if self.defended else None}
 
     @cached_property
     def targets(self) -> Tensor:
@@ -107,7 +139,15 @@ class Case:
         """The client half of a network."""
         dataset = self.checkpoint.dataset(self.options.data_dir)
         client = network.client.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return Victim(client, dataset.mean, dataset.std, self.private, self.checkpoint.defence, self.options.attacker == "adaptive")
+        seen = to_float(self.sets.private.images.to(self.device)) if "server_training" in METHODS[self.options.method].needs else None
+        adaptive = self.options.attacker == "adaptive"
+        return Victim(client, dataset.mean, dataset.std, self.private, self.checkpoint.defence, adaptive,
+                      lambda seed: self.checkpoint.untrained(seed).client, seen)
+
+    @property
+    def trained_on_clients(self) -> bool:
+        """Whether the attack learns from clients' images that are no targets, or from their smashed data."""
+        return bool({"private_pairs", "server_training"} & set(METHODS[self.options.method].needs))
 
     @cached_property
     def private(self) -> OwnImages | None:
@@ -122,12 +162,18 @@ class Case:
             raise ValueError(f"{self.options.method} trains on the clients' own images, and all are targets: set a smaller --targets")
         return sets.split(self.sets.private.images.to(self.device))
 
+    @property
+    def gallery(self) -> Gallery:
+        """What the judge has besides the targets."""
+        images = to_float(self.sets.gallery.images.to(self.device))
+        return Gallery(images, self.sets.gallery.labels, self.sets.targets.labels)
+
     def untrained(self) -> Scores:
         """The same attack, one attacker seed, on the client before training; computed once for all runs in a folder."""
         network = self.checkpoint.untrained()
         dataset = self.checkpoint.dataset(self.options.data_dir)
         key = {
-            **({"private": rulers.digest(self.sets.private)} if self.private is not None else {}),
+            **({"private": rulers.digest(self.sets.private)} if self.trained_on_clients else {}),
             **({"defence": self.checkpoint.config.defended_with} if self.defended else {}),
             "attack": self.options.method, "options": {k: v for k, v in self.identity.items() if k not in ("method", "seeds", "unaware")},
             "targets": rulers.digest(self.sets.targets), "aux": rulers.digest(self.sets.aux), "mean": list(dataset.mean),
@@ -147,38 +193,42 @@ def run(options: Options) -> dict[str, Any]:
     Returns:
         The contents of `result.json`, and the path of that file under `path`. A result that exists is read, not computed again.
     """
-    case = Case(options)
+    case = _case(options)
     path = case.directory / "result.json"
     if path.is_file():
         print(f"{path} exists and is not computed again", file=sys.stderr)
         return {**read_json(path), "path": str(path)}
     start = time.monotonic()
-    for notice in case.sets.notices:
+    for notice in case.notices:
         print(f"note: {notice}", file=sys.stderr)
-    network = case.checkpoint.network()
-    inversion = judged(case.victim(network), case.targets, own=case.own, options=case.options, untrained=case.untrained)
-    result = _facts(case, inversion, smashed_shape=network.smashed_shape)
+    inversion = judged(case.attacked(), case.targets, own=case.own, options=case.options, untrained=case.untrained, gallery=case.gallery)
+    result = _facts(case, inversion)
     _pictures(case, inversion, result)
     write_json(path, result | {"seconds": time.monotonic() - start, "environment": runs.environment(), "command": runs.command_line()})
     return {**read_json(path), "path": str(path)}
 
 
-def _facts(case: Case, inversion: Inversion, *, smashed_shape: Sequence[int]) -> dict[str, Any]:
+def _case(options: Options) -> Case | ForeignCase:
+    """A run's checkpoint, or a client from elsewhere."""
+    if options.encoder is None:
+        return Case(options)
+    checked = fields.build(Options, fields.to_dict(options))
+    refuse_mixture(checked, "attacks.invert")
+    return ForeignCase(checked, checked.identity(METHODS[checked.method].options), device=pick_device(checked.device))
+
+
+def _facts(case: Case | ForeignCase, inversion: Inversion) -> dict[str, Any]:
     """The result file but for time and place."""
     options = case.options
     trains = options.method in ("decoder", "oracle")
-    by_budget = (trains and options.preset == "strong") or options.method == "optimise"
+    by_budget = (trains and options.preset == "strong") or options.method in ("optimise", "unsplit", "fora")
     return {
         "kind": "attack", "name": options.method, "preset": options.preset if trains else None,
-        "budget": options.budget if by_budget else None, **inversion.result, "sets": case.sets.record,
-        "notices": list(case.sets.notices), "cut": case.checkpoint.config.cut, "smashed_shape": list(smashed_shape),
-        "run": case.checkpoint.run_dir.name, "dataset": case.checkpoint.config.dataset, "options": case.identity,
-        "checkpoint": case.checkpoint.reference, "defence": case.checkpoint.config.defended_with,
-        "adaptive": options.attacker == "adaptive" if case.defended else None,
+        "budget": options.budget if by_budget else None, **inversion.result, **case.facts(),
     }
 
 
-def _pictures(case: Case, inversion: Inversion, result: dict[str, Any]) -> None:
+def _pictures(case: Case | ForeignCase, inversion: Inversion, result: dict[str, Any]) -> None:
     """`images.png` of the first targets, and every reconstruction of the first seed as a tensor."""
     count = min(SHOWN, len(case.targets))
     found = inversion.images[0]
@@ -189,10 +239,20 @@ def _pictures(case: Case, inversion: Inversion, result: dict[str, Any]) -> None:
         picture.Row(f"reconstruction{seeds}", found[:count], captions),
         picture.Row("blind guess\nmean of own images", inversion.blind.expand_as(found[:count])),
     ]
-    title = f"{name(result)} at cut {result['cut']}: {result['run']}, step {case.checkpoint.step}"
+    title = f"{name(result)} on {where(result)}"
     picture.save(picture.draw(rows, title=title, subtitle=inversion.verdict), case.directory / "images.png")
-    tensors = {"targets": case.sets.targets.images, "reconstructions": found.half(), "blind": inversion.blind.half()}
+    tensors = {"targets": case.pixels, "reconstructions": found.half(), "blind": inversion.blind.half()}
     write_tensors(case.directory / "reconstructions.safetensors", tensors, {"verdict": inversion.verdict})
+
+
+def _client_words(options: Options) -> str | None:
+    """The words of the command that name the client; None for the newest run."""
+    if options.encoder is None:
+        return None if options.checkpoint is None else f"--checkpoint {options.checkpoint}"
+    given = fields.to_dict(options)
+    names = [f.name for f in dataclasses.fields(Foreign)] + ["targets", "aux", "out"]
+    texts = {n: " ".join(map(str, v)) if isinstance(v, list) else str(v) for n in names if (v := given[n]) not in (None, "runs")}
+    return " ".join(f"--{n.replace('_', '-')} {text}" for n, text in texts.items())
 
 
 def main(argv: Sequence[str]) -> None:
@@ -211,13 +271,14 @@ def main(argv: Sequence[str]) -> None:
         "  python -m attacks.invert --checkpoint runs/RUN --preset published             # as ResSFL and MocoSFL attack\n"
         "  python -m attacks.invert --checkpoint runs/RUN --method optimise              # with the client's weights\n"
         "  python -m attacks.invert --checkpoint runs/RUN --unaware                      # also who does not know the run's defence\n"
-        "  python -m attacks.invert --checkpoint runs/RUN --method oracle                # bound: trained on the clients' own images\n\n"
+        "  python -m attacks.invert --checkpoint runs/RUN --method oracle                # bound: trained on the clients' own images\n"
+        "  python -m attacks.invert --encoder client.py:build --weights client.safetensors --targets DIR --aux DIR   # any client\n\n"
         "writes RUN/attacks/METHOD-HASH/result.json, images.png and reconstructions.safetensors; a result that exists is printed, not\n"
         "computed again"))
     allocator.keep_freed_memory()
     result = run(options)
     print(show(result))
-    print(suggest(result, options.checkpoint))
+    print(suggest(result, _client_words(options)))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks import completion, fewshot, returned, rulers, sets
+from attacks import completion, fewshot, label_elsewhere, returned, rulers, sets
 from attacks.completion import complete
+from attacks.elsewhere import Foreign, refuse_mixture
 from attacks.fewshot import guess_labels
 from attacks.label_text import show, verdict
 from attacks.returned import gradient_direction, gradient_norm
@@ -69,13 +70,15 @@ RETURNED = ("norm", "direction")
 
 
 @dataclass(frozen=True)
-class Options(Target):
+class Options(Foreign, Target):
     """Options of the command."""
 
     device: str = field("auto", "auto, cpu, cuda or cuda:N")
     method: str = field("fewshot", "attack", choices=tuple(METHODS), section="attack")
-    targets: int = field(1000, "attacked images, a fixed list over clients and classes", low=10)
-    aux: int = field(5000, "fewshot, completion: the attacker's labelled images, or all there are", low=20)
+    targets: int | str = field(1000, "attacked images, a fixed list over clients and classes; a folder of class folders with --encoder",
+                               low=10)
+    aux: int | str = field(5000, "fewshot, completion: the attacker's labelled images, or all there are; a folder of class folders with "
+                                 "--encoder", low=20)
     seed: int = field(0, "of the draws of few or known images", low=0)
     attacker: str = field("adaptive", "fewshot against a run with a defence: adaptive learns through it, with one who does not know it "
                                       "beside him; unaware is that one alone", choices=("adaptive", "unaware"))
@@ -91,6 +94,7 @@ class Case:
             FileNotFoundError, ValueError: one sentence that says what is wrong.
         """
         self.options = fields.build(Options, fields.to_dict(options))
+        refuse_mixture(self.options, "attacks.label")
         self.method = METHODS[self.options.method]
         self.device = pick_device(self.options.device)
         self.checkpoint = runs.open_checkpoint(self.options.checkpoint, which=self.options.which, out=self.options.out)
@@ -119,7 +123,7 @@ class Case:
     def directory(self) -> Path:
         """Where the result belongs."""
         weights = {"file": self.checkpoint.path.name, "step": self.checkpoint.step}
-        return runs.result_dir(self.checkpoint.run_dir, "attacks", self.options.method, {**self.identity, "checkpoint": weights})
+        return runs.result_dir(self.checkpoint.run_dir, "attacks", f"label-{self.options.method}", {**self.identity, "checkpoint": weights})
 
     @cached_property
     def sets(self) -> sets.Sets:
@@ -131,7 +135,8 @@ class Case:
         dataset = self.checkpoint.dataset(self.options.data_dir)
         if dataset.train.labels is None or dataset.test.labels is None:
             raise ValueError(f"{dataset.name} has no labels that could be told from what crosses the wire")
-        return sets.choose(dataset, self.checkpoint.parts(dataset), targets=self.options.targets, aux=self.options.aux, aux_given=False)
+        return sets.choose(dataset, self.checkpoint.parts(dataset), targets=int(self.options.targets), aux=int(self.options.aux),
+                           aux_given=False)
 
     @cached_property
     def labels(self) -> Tensor:
@@ -191,7 +196,7 @@ class Case:
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Attack a checkpoint beside its rulers.
+    """Attack a checkpoint, or a client from elsewhere, beside its rulers.
 
     Returns:
         The contents of `result.json`, and the path of that file under `path`. A result that exists is read, not computed again.
@@ -199,6 +204,8 @@ def run(options: Options) -> dict[str, Any]:
     Raises:
         ValueError: images without labels, or sentences; a run that does not offer what the attack needs.
     """
+    if options.encoder is not None:
+        return _elsewhere(options)
     case = Case(options)
     path, method = case.directory / "result.json", case.options.method
     if path.is_file():
@@ -222,12 +229,23 @@ def run(options: Options) -> dict[str, Any]:
     return {**read_json(path), "path": str(path)}
 
 
+def _elsewhere(options: Options) -> dict[str, Any]:
+    checked = fields.build(Options, fields.to_dict(options))
+    refuse_mixture(checked, "attacks.label")
+    if checked.method != "fewshot" or checked.attacker != "adaptive":
+        raise ValueError(f"--encoder goes with --method fewshot alone: {checked.method} needs a run's server or weights and its defence "
+                         "(from attacks.label import complete, gradient_norm, gradient_direction take any client)")
+    return label_elsewhere.run(checked, targets=str(checked.targets), aux=str(checked.aux), seed=checked.seed, out=checked.out,
+                               device=pick_device(checked.device))
+
+
 def _facts(case: Case, network: Network) -> dict[str, Any]:
     """The result file but for the numbers, time and place."""
     chosen, config, method = case.sets, case.checkpoint.config, case.options.method
     shares = torch.bincount(case.labels).double() / len(case.labels)
     return {
-        "kind": "attack", "name": method, "chance": 0.5 if method in RETURNED else float(shares.max()), "targets": len(case.labels),
+        "kind": "attack", "name": f"label-{method}",
+        "chance": 0.5 if method in RETURNED else float(shares.max()), "targets": len(case.labels),
         "aux": None if method in RETURNED else len(chosen.aux), "needs": list(_needs(method)), "sets": chosen.record,
         "notices": list(chosen.notices), "cut": config.cut, "smashed_shape": list(network.smashed_shape),
         "run": case.checkpoint.run_dir.name, "dataset": config.dataset, "options": case.identity, "checkpoint": case.checkpoint.reference,
@@ -246,8 +264,9 @@ def main(argv: Sequence[str]) -> None:
         f"attack, needs, cost, source:\n{table}\n\n"
         "examples:\n"
         "  python -m attacks.label --checkpoint runs/RUN\n"
-        "  python -m attacks.label --checkpoint runs/RUN --method direction     # supervised runs\n\n"
-        "writes RUN/attacks/METHOD-HASH/result.json; a result that exists is printed, not computed again"))
+        "  python -m attacks.label --checkpoint runs/RUN --method direction     # supervised runs\n"
+        "  python -m attacks.label --encoder client.py:build --weights client.safetensors --targets DIR --aux DIR   # class folders\n\n"
+        "writes RUN/attacks/label-METHOD-HASH/result.json; a result that exists is printed, not computed again"))
     allocator.keep_freed_memory()
     print(show(run(options)))
 

@@ -6,26 +6,27 @@ from pathlib import Path
 from typing import Any
 
 from attacks.show import defended as defence_line
+from attacks.show import where
 
 
 def verdict(result: dict[str, Any]) -> str:
     """One sentence: the best guesses beside their rulers."""
-    if result["name"] == "fewshot":
+    if result["name"] == "label-fewshot":
         return _fewshot(result)
-    return _completion(result) if result["name"] == "completion" else _returned(result)
+    return _completion(result) if result["name"] == "label-completion" else _returned(result)
 
 
 def _fewshot(result: dict[str, Any]) -> str:
     """One sentence: the best guesses beside chance, raw pixels and the untrained client."""
     best = max(result["rows"], key=lambda row: row["accuracy"])
-    pixels, untrained = (max(row["accuracy"] for row in result[name]) for name in ("pixels", "untrained"))
+    pixels = max(row["accuracy"] for row in result["pixels"])
     said = f"{best['accuracy']:.0%} of the labels [{best['low']:.0%}, {best['high']:.0%}] ({_way(best)})"
     if best["low"] <= result["chance"]:
         return f"No better than naming the commonest class: {said}, {result['chance']:.0%}."
     relation = "more than raw pixels do" if best["low"] > pixels else "less than raw pixels do" if best["high"] < pixels else \
         "about as much as raw pixels do"
-    return (f"The smashed data tell {said}, {relation} ({pixels:.0%}); an untrained client's tell {untrained:.0%}, naming the commonest "
-            f"class {result['chance']:.0%}.")
+    before = f"an untrained client's tell {max(r['accuracy'] for r in result['untrained']):.0%}, " if result["untrained"] else ""
+    return f"The smashed data tell {said}, {relation} ({pixels:.0%}); {before}naming the commonest class {result['chance']:.0%}."
 
 
 def _way(row: dict[str, Any]) -> str:
@@ -48,7 +49,8 @@ def _returned(result: dict[str, Any]) -> str:
     mean, before = result["rows"][-1], result["untrained"][-1]
     classes = [row for row in result["rows"] if row["class"] is not None]
     telling = [row for row in classes if row["low"] > 0.5 or row["high"] < 0.5]
-    what = "norm of the returned gradient" if result["name"] == "norm" else "direction of the returned gradient beside one known image's"
+    by_norm = result["name"] == "label-norm"
+    what = "norm of the returned gradient" if by_norm else "direction of the returned gradient beside one known image's"
     if not telling:
         return f"The {what} tells no class from the rest: every 95 % interval of the AUC holds 0.5 (mean AUC {mean['auc']:.2f})."
     best = max(telling, key=lambda row: abs(row["auc"] - 0.5))
@@ -59,21 +61,21 @@ def _returned(result: dict[str, Any]) -> str:
 
 def show(result: dict[str, Any]) -> str:
     """The lines that the command ends with."""
-    at = result["checkpoint"]
     own = "" if result["aux"] is None else f", {result['aux']} labelled images of the attacker's own"
-    rows = {"fewshot": _fewshot_rows, "completion": _completion_rows}.get(result["name"], _returned_rows)
-    lines = [f"{result['name']} on {result['run']}, step {at['step']}{'' if at['finished'] else ', unfinished'}: cut {result['cut']}",
+    rows = {"label-fewshot": _fewshot_rows, "label-completion": _completion_rows}.get(result["name"], _returned_rows)
+    lines = [f"{result['name'].removeprefix('label-')} on {where(result)}",
              f"{result['targets']} targets{own}; needs {', '.join(result['needs'])}",
              *([defence_line(result)] if result.get("defence") else []), "", *rows(result), "", result["verdict"]]
     return "\n".join([*lines, *(f"Note: {notice}." for notice in result["notices"]), f"result: {Path(result['path'])}"])
 
 
 def _fewshot_rows(result: dict[str, Any]) -> list[str]:
-    lines = [f"  {'accuracy':<26}{'this client':>22}{'untrained':>12}"]
+    lines = [f"  {'accuracy':<26}{'this client':>22}{'untrained' if result['untrained'] else '':>12}"]
     before = {_way(row): row["accuracy"] for row in result["untrained"]}
     for row in result["rows"]:
         way = _way(row)
-        lines.append(f"  {way:<26}{row['accuracy']:>8.3f} [{row['low']:.3f}, {row['high']:.3f}]{before.get(way, float('nan')):>10.3f}")
+        ruler = f"{before[way]:>10.3f}" if way in before else ""
+        lines.append(f"  {way:<26}{row['accuracy']:>8.3f} [{row['low']:.3f}, {row['high']:.3f}]{ruler}")
     if result.get("unaware"):
         best = max(result["unaware"], key=lambda row: row["accuracy"])
         lines.append(f"  {'not knowing the defence':<26}{best['accuracy']:>8.3f} [{best['low']:.3f}, {best['high']:.3f}]  (best: "

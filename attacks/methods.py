@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attacks import blind, decoder, optimise, ridge
+from attacks import blind, decoder, fora, optimise, ridge, unsplit
 from attacks.api import METHODS as NAMES
 from attacks.api import Method
 
@@ -19,6 +19,10 @@ METHODS: dict[str, Method] = {
                      source="a bound, no attacker: the decoder on the clients' own images", options=_DECODER),
     "optimise": Method(optimise.attack, needs=("smashed", "query", "weights", "aux"), seeded=False, cost="minutes",
                        source="search with known weights; docs/attacks.md", options=(*_SETS, "budget", "seed", "optimise")),
+    "unsplit": Method(unsplit.attack, needs=("smashed", "architecture"), seeded=True, cost="slow", source="UnSplit (WPES 2022)",
+                      options=(*_SETS, "budget", "seeds", "seed", "unsplit")),
+    "fora": Method(fora.attack, needs=("smashed", "aux", "server_training"), seeded=True, cost="tens of minutes", source="FORA (CVPR 2024)",
+                   options=(*_SETS, "budget", "seeds", "seed", "decoder", "fora")),
 }
 """Name -> attack, what it needs, what it costs and where it is from; `attacks.api.METHODS` has the names alone."""
 

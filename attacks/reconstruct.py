@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from attacks import judge, sets
+from attacks import identify, judge, sets
 from attacks.api import QUICK, AttackOptions, Guess
+from attacks.identify import Gallery
 from attacks.judge import Scores
 from attacks.methods import METHODS, YARDSTICKS
-from attacks.victim import Encoder, Victim
+from attacks.victim import Encoder, Victim, redrawn
 from attacks.view import OwnImages, View
 from ssl_split import fields, quality
 from ssl_split.data.imageset import Triple
@@ -49,7 +50,8 @@ class Inversion:
 def reconstruct(
     client: Encoder, targets: Tensor, aux: Tensor, *, method: str = "decoder", untrained: Encoder | None = None,
     mean: Triple = (0.0, 0.0, 0.0), std: Triple = (1.0, 1.0, 1.0), aux_kind: str = "aux_same", private: Tensor | None = None,
-    defence: Defence | None = None, **options: Any,
+    gallery: Tensor | None = None, labels: Tensor | None = None, gallery_labels: Tensor | None = None,
+    fresh: Callable[[int], nn.Module] | None = None, defence: Defence | None = None, **options: Any,
 ) -> Inversion:
     """Attack any client: no run directory and no training code of this project is needed.
 
@@ -57,11 +59,16 @@ def reconstruct(
         client: Images `(B, 3, S, S)` -> smashed data `(B, ...)`. A module is put into eval mode for the attack and back afterwards.
         targets: The images to be reconstructed, floats `(n, 3, S, S)` in [0, 1]. Only their smashed data reach the attack.
         aux: The attacker's images, floats `(m, 3, S, S)` in [0, 1], none of them a target; a tenth serves for validation.
-        method: `blind`, `ridge`, `decoder`, `oracle` or `optimise`; the last needs a module, whose weights it uses.
+        method: A name of `attacks.api.METHODS`; `optimise` needs a module, whose weights it uses.
         untrained: The same client before training, as a ruler.
         mean, std: Constants with which the client's input is normalised; the default leaves images in [0, 1].
         aux_kind: `aux_same` or `aux_other`: whether `aux` is from the targets' distribution.
-        private: Images of the client itself, as `aux`, no target among them: what `oracle` trains on.
+        private: Images of the client itself, as `aux`, no target among them: what `oracle` trains on, and whose smashed data an attacker
+            in training has seen.
+        gallery: Further images for the judge alone, as `aux`, none of them a target or in `aux`: the target is looked for among them.
+        labels, gallery_labels: Classes of the targets and of these images, int64: with both, a classifier trained on the gallery says what
+            the reconstructions show.
+        fresh: Seed -> the client at new initial weights, for attacks that know its shape; without it they shuffle those of `untrained`.
         defence: What becomes of smashed data before they are sent (`ssl_split.defences`); `attacker="unaware"` is one who does not know.
         **options: Fields of `AttackOptions`, e.g. `budget="quick"`, `seeds=1`, `decoder={"steps": 200}`.
 
@@ -69,21 +76,26 @@ def reconstruct(
         ValueError: images out of range or of different sizes, a target among `aux`, activations that are not finite.
     """
     chosen = fields.build(AttackOptions, {"method": method, **options})
-    sources = {"auxiliary images": aux} | ({} if private is None else {"private images": private})
+    further = {"auxiliary images": aux, "private images": private, "gallery images": gallery}
+    sources = {name: images for name, images in further.items() if images is not None}
     for name, images in {"targets": targets, **sources}.items():
         quality.check_range(images, name)
         if images.dim() != 4 or images.shape[1:] != targets.shape[1:] or images.shape[1] != 3 or len(images) < 2:
             raise ValueError(f"{name} have shape {tuple(images.shape)}: at least two images (n, 3, S, S), all of the size of the targets "
                              f"{tuple(targets.shape[1:])}, are needed")
-    for images in sources.values():
-        sets.refuse_shared(targets, images)
+    for name, images in sources.items():
+        sets.refuse_shared(targets, images, name=name)
+    shown = Gallery(targets[:0] if gallery is None else gallery, gallery_labels, labels)
+    shown.check(targets, aux)
     own, theirs = sets.split(aux), None if private is None else sets.split(private)
+    known = fresh or (redrawn(untrained) if isinstance(untrained, nn.Module) else None)
 
-    def victim(encoder: Encoder) -> Victim:
-        return Victim(encoder, mean, std, theirs, defence or Defence(), chosen.attacker == "adaptive")
+    def victim(attacked: Encoder) -> Victim:
+        return Victim(attacked, mean, std, theirs, defence or Defence(), chosen.attacker == "adaptive", known, private)
 
     ruler = None if untrained is None else lambda: same_attack(victim(untrained), targets, own=own, options=chosen)
-    return judged(victim(client), targets, own=own, options=chosen, untrained=ruler, aux_kind=aux_kind)
+    return judged(victim(client), targets, own=own, options=chosen, untrained=ruler, aux_kind=aux_kind,
+                  gallery=shown)
 
 
 def guesses(victim: Victim, targets: Tensor, *, own: OwnImages, options: AttackOptions, seeds: Sequence[int],
@@ -109,7 +121,7 @@ def same_attack(victim: Victim, targets: Tensor, *, own: OwnImages, options: Att
 
 
 def judged(victim: Victim, targets: Tensor, *, own: OwnImages, options: AttackOptions, untrained: Callable[[], Scores] | None,
-           aux_kind: str = "aux_same") -> Inversion:
+           aux_kind: str = "aux_same", gallery: Gallery | None = None) -> Inversion:
     """Attack, compare with the truth and both rulers, and say what it means."""
     method = METHODS[options.method]
     seeds = options.attacker_seeds(seeded=method.seeded)
@@ -124,7 +136,7 @@ def judged(victim: Victim, targets: Tensor, *, own: OwnImages, options: AttackOp
     before = untrained() if untrained is not None and uses_wire else None if uses_wire else mine
     result = numbers(mine, blind_scores, before) | {
         "verdict": judge.verdict(mine, blind_scores, before) if uses_wire else judge.BLIND,
-        "validation_mse": sum(g.validation_mse or 0.0 for g in found) / len(found), "targets": len(targets),
+        "validation_mse": mean_error(found), "targets": len(targets),
         "aux": len(own.fit) + len(own.validation), "seeds": list(seeds), "needs": list(view.capabilities),
         "still_improving": any(g.notes.get("still_improving", False) for g in found),
         "per_seed": [{"seed": seed, **s.to_dict(), **judge.relative(s, blind_scores), "validation_mse": g.validation_mse, **g.notes,
@@ -134,9 +146,22 @@ def judged(victim: Victim, targets: Tensor, *, own: OwnImages, options: AttackOp
         scores = same_attack(replace(victim, adaptive=False), targets, own=own, options=options)
         values = scores.to_dict() | judge.relative(scores, blind_scores)
         result["unaware"] = {k: values[k] for k in ("mse", "psnr", "ssim", "r2")}
+    result |= seen_in([g.images.expand(targets.shape) for g in found], targets, victim=victim, gallery=gallery or Gallery(targets[:0]))
     if options.method == "blind":
         result["yardsticks"] = yardsticks(victim, targets, own=own, options=options, blind=blind_scores, aux_kind=aux_kind)
     return Inversion([g.images.expand(targets.shape) for g in found], blind[0], mine, blind_scores, before, result)
+
+
+def mean_error(found: Sequence[Guess]) -> float | None:
+    """Mean over attacker seeds of the error on own validation images; None where the attack has none."""
+    errors = [guess.validation_mse for guess in found if guess.validation_mse is not None]
+    return sum(errors) / len(errors) if errors else None
+
+
+def seen_in(found: Sequence[Tensor], targets: Tensor, *, victim: Victim, gallery: Gallery) -> dict[str, Any]:
+    """Whose the reconstructions are and what they show: `identification` and `classification` of the result file."""
+    return {"identification": identify.identification(found, targets, gallery, features=victim.release),
+            "classification": identify.classification(found, targets, gallery)}
 
 
 def numbers(mine: Scores, blind: Scores, untrained: Scores | None) -> dict[str, Any]:

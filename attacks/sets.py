@@ -20,6 +20,8 @@ from ssl_split.data.images import Dataset, ImageSet, to_float
 TARGET_SEED = AUX_SEED = 0
 """Seeds of their own: the lists depend on the images and on who holds them, not on the run's or the attacker's seed."""
 VALIDATION_SHARE = 0.1
+GALLERY = 5000
+"""Images of the judge beside the targets, at most."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Sets:
         clients: Client of every target, int64 `(n,)`.
         aux: The attacker's images in random order.
         private: Members that are no targets, as many as the attacker has images.
+        gallery: Members that are no targets, for the judge.
         record: Counts for the result file.
         notices: Sentences for the user where something was clipped.
     """
@@ -39,6 +42,7 @@ class Sets:
     clients: Tensor
     aux: ImageSet
     private: ImageSet
+    gallery: ImageSet
     record: dict[str, int]
     notices: tuple[str, ...]
 
@@ -77,7 +81,8 @@ def choose(dataset: Dataset, parts: Sequence[Tensor], *, targets: int, aux: int,
     record = {"targets_wanted": targets, "targets": len(chosen), "aux_wanted": aux, "aux": len(found), "aux_available": len(free),
               "aux_dropped_members": shared, "aux_dropped_repeated": len(own) - len(free) - shared}
     private = dataset.train.select(order[keep][len(chosen) : len(chosen) + aux])
-    return Sets(dataset.train.select(chosen), clients[keep][:targets], found, private, record, tuple(notices))
+    gallery = dataset.train.select(order[keep][len(chosen) : len(chosen) + GALLERY])
+    return Sets(dataset.train.select(chosen), clients[keep][:targets], found, private, gallery, record, tuple(notices))
 
 
 def target_order(labels: Tensor | None, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -135,17 +140,22 @@ def held_out(count: int) -> Tensor:
     return torch.arange(count) % every == every - 1
 
 
-def refuse_shared(targets: Tensor, aux: Tensor) -> None:
-    """Check that no auxiliary image is a target, by content at 8 bits.
+def shared(first: Tensor, second: Tensor) -> list[int]:
+    """Places in `second` of images that `first` contains, by content at 8 bits; floats in [0, 1], `(n, 3, S, S)`."""
+    def digests(images: Tensor) -> list[str]:
+        return ImageSet((images.detach() * 255).round().byte()).digests()
+
+    known = set(digests(first))
+    return [i for i, digest in enumerate(digests(second)) if digest in known]
+
+
+def refuse_shared(targets: Tensor, aux: Tensor, *, name: str = "auxiliary images") -> None:
+    """Check that no image of another set is a target, by content at 8 bits.
 
     Raises:
         ValueError: it says how many are, and which is the first.
     """
-    def digests(images: Tensor) -> list[str]:
-        return ImageSet((images.detach() * 255).round().byte()).digests()
-
-    known = set(digests(targets))
-    shared = [i for i, digest in enumerate(digests(aux)) if digest in known]
-    if shared:
-        raise ValueError(f"{len(shared)} of the {len(aux)} auxiliary images are targets (the first is image {shared[0]}): an attacker "
+    found = shared(targets, aux)
+    if found:
+        raise ValueError(f"{len(found)} of the {len(aux)} {name} are targets (the first is image {found[0]}): an attacker "
                          "who owns the target needs no attack; take them out")

@@ -16,14 +16,20 @@ def name(result: dict[str, Any]) -> str:
     return f"{result['name']} ({inside})" if inside else str(result["name"])
 
 
+def where(result: dict[str, Any]) -> str:
+    """Run, step and cut, or the client from elsewhere and its weights."""
+    at = result["checkpoint"]
+    if at["step"] is None:
+        return f"{result['run']}, {at['file'] or 'weights as build makes them'}"
+    return f"{result['run']}, step {at['step']}{'' if at['finished'] else ', unfinished'}, cut {result['cut']}"
+
+
 def show(result: dict[str, Any]) -> str:
     """The lines that a command ends with, all but the last."""
-    at = result["checkpoint"]
     shape = "x".join(map(str, result["smashed_shape"]))
     seeds = f", {len(result['seeds'])} attacker seeds" if len(result["seeds"]) > 1 else ""
     lines = [
-        f"{name(result)} on {result['run']}, step {at['step']}{'' if at['finished'] else ', unfinished'}: cut {result['cut']}, {shape} "
-        "numbers per image",
+        f"{name(result)} on {where(result)}: {shape} numbers per image",
         f"{result['targets']} targets, {result['aux']} images of the attacker's own{seeds}; needs {', '.join(result['needs'])}",
         *([defended(result)] if result.get("defence") else []),
         "", " " * 34 + "".join(f"{c.upper():>9}" for c in _COLUMNS),
@@ -39,7 +45,7 @@ def show(result: dict[str, Any]) -> str:
         lines.append(_row("blind guess", {c: 0.0 if c == "r2" else result[f"blind_{c}"] for c in _COLUMNS}))
         if result["untrained_mse"] is not None:
             lines.append(_row("untrained client", {c: result[f"untrained_{c}"] for c in _COLUMNS}))
-    lines += ["", result["verdict"], *(f"Note: {notice}." for notice in notes(result))]
+    lines += [*recognised(result), "", result["verdict"], *(f"Note: {notice}." for notice in notes(result))]
     return "\n".join([*lines, f"picture: {Path(result['path']).with_name('images.png')}"])
 
 
@@ -54,12 +60,31 @@ def _row(title: str, values: dict[str, Any]) -> str:
     return f"  {title:<32}{values['mse']:9.4f}{values['psnr']:9.2f}{values['ssim']:9.3f}{values['r2']:9.3f}"
 
 
+def recognised(result: dict[str, Any]) -> list[str]:
+    """Whose the reconstructions are, and what they show; nothing for results from before these were measured."""
+    lines = []
+    if found := result.get("identification"):
+        lines += ["", f"  {'own target among ' + str(found['gallery']):<34}{'TOP-1':>9}{'95 %':>18}{'TOP-5':>9}{'95 %':>18}"]
+        for text, key in (("nearest by pixels", "pixels"), ("nearest by this client's features", "features")):
+            lines.append(f"  {text:<34}" + "".join(_rate(found[key][f"top{k}"]) for k in (1, 5)))
+        lines.append(f"  {'by chance':<34}{found['chance_top1']:9.4f}{'':18}{found['chance_top5']:9.4f}")
+    if found := result.get("classification"):
+        lines += ["", f"  {'class seen by the judge':<34}{'RATE':>9}{'95 %':>18}",
+                  f"  {'in the reconstructions':<34}{_rate(found['reconstructions'])}",
+                  f"  {'in the true targets':<34}{_rate(found['true_targets'])}", f"  {'commonest class':<34}{found['chance']:9.4f}"]
+    return lines
+
+
+def _rate(values: dict[str, float]) -> str:
+    return f"{values['rate']:9.4f}  [{values['low']:.3f}, {values['high']:.3f}]"
+
+
 def notes(result: dict[str, Any]) -> list[str]:
     """What a reader of the numbers should know besides."""
     found = list(result["notices"])
     if result["still_improving"]:
-        found.append(f"the {'search' if result['name'] == 'optimise' else 'decoder'} was still improving at its end, so a longer one "
-                     "(--budget paper) may see more")
+        what = "decoder" if result["name"] in ("decoder", "oracle") else "search"
+        found.append(f"the {what} was still improving at its end, so a longer one (--budget paper) may see more")
     if result["name"] == "oracle":
         found.append("this decoder was trained on the clients' own images: a bound for trained decoders of its size, not an attacker")
     if result["name"] == "optimise":
@@ -70,6 +95,8 @@ def notes(result: dict[str, Any]) -> list[str]:
                      "error says that it did not arrive, not that the image is safe")
     if result["adaptive"] is False:
         found.append("this attacker does not know the defence; whoever trains through it (--attacker adaptive) may see more")
+    if result["name"] == "unsplit" and result["per_seed"][0]["l2"] > 0:
+        found.append("the published prior of this attack (--unsplit.l2) draws images towards black: structure says more than the error")
     if result["name"] == "ridge" and result["per_seed"][0]["lambda_at_edge"]:
         found.append("the best penalty is at the edge of the grid")
     if result["dataset"] == "digits":
@@ -77,11 +104,12 @@ def notes(result: dict[str, Any]) -> list[str]:
     return found
 
 
-def suggest(result: dict[str, Any], checkpoint: str | None) -> str:
-    """The last line: what to run next on the same checkpoint."""
-    target = checkpoint or Path(result["path"]).parents[2]
+def suggest(result: dict[str, Any], client: str | None) -> str:
+    """The last line: what to run next on the same client, which `client` names in the words of the command."""
+    words = client or f"--checkpoint {Path(result['path']).parents[2]}"
     stronger = {"blind": "--method ridge", "ridge": "--method decoder"}.get(result["name"])
     if stronger is None and result["preset"] == "published":
         stronger = "--preset strong"
-    words = f"attacks.invert --checkpoint {target} {stronger}" if stronger else f"probes.linear --checkpoint {target}"
-    return f"next: python -m {words}"
+    if stronger is None and result["checkpoint"]["step"] is None:
+        stronger = "--budget paper" if result["name"] == "optimise" else "--method optimise"
+    return f"next: python -m {f'attacks.invert {words} {stronger}' if stronger else f'probes.linear {words}'}"

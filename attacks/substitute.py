@@ -1,113 +1,119 @@
-"""Networks of attacks that put a client of their own in the place of the attacked one, and a critic between the two.
-
-The substitute need not have the attacked client's architecture; it makes smashed data of the same shape. The critic is trained as in
-Wasserstein GANs with a gradient penalty (Gulrajani et al. 2017, arXiv 1704.00028, eq. 3), its norm over all axes but the images'.
-"""
+"""Networks of an attacker who knows neither weights nor shape of the client: a substitute client and a critic of smashed data."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_split.models.decoder import Layout
 from ssl_split.models.layers import initialise
-
-CHANNELS = 64
-
-
-class Block(nn.Module):
-    """ReLU-conv3-ReLU-conv3 plus a shortcut, optionally at half the size; no normalisation, so that a critic may use it."""
-
-    def __init__(self, inputs: int, outputs: int, *, stride: int = 1) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.ReLU(), nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1), nn.ReLU(),
-                                  nn.Conv2d(outputs, outputs, 3, padding=1))
-        plain = stride == 1 and inputs == outputs
-        self.shortcut: nn.Module = nn.Identity() if plain else nn.Conv2d(inputs, outputs, 1, stride=stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, inputs, H, W)` -> `(B, outputs, ceil(H / stride), ceil(W / stride))`."""
-        out: Tensor = self.body(x) + self.shortcut(x)
-        return out
 
 
 class Substitute(nn.Module):
-    """Images to smashed data of a given shape.
+    """Images -> something of the smashed data's shape, by plain 3x3 convolutions in the manner of VGG.
 
     Args:
-        shape: `(C, H, W)`, `(tokens, dim)` or `(d,)`.
-        image_size: Pixels per side.
-        channels: Width.
+        shape: Of one image's smashed data: `(C, H, W)`, `(tokens, d)` or `(d,)`.
+        image_size: S.
+        width: Channels inside.
+
+    Halves the map while it stays at least as large as the smashed data's; a last resize makes up for sizes no power of two apart.
     """
 
-    def __init__(self, shape: tuple[int, ...], *, image_size: int, channels: int = CHANNELS) -> None:
+    def __init__(self, shape: Sequence[int], *, image_size: int, width: int) -> None:
         super().__init__()
-        self.shape = shape
-        side = math.isqrt(shape[0]) if len(shape) == 2 else 0
-        self.map = shape if len(shape) == 3 else (shape[1], side, side) if side and side * side == shape[0] else None
-        goal = self.map[-1] if self.map is not None else min(8, image_size)
-        parts: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1), Block(channels, channels)]
+        self.shape = tuple(shape)
+        side = math.isqrt(self.shape[0]) if len(self.shape) == 2 else 0
+        square = len(self.shape) == 2 and side * side == self.shape[0]
+        small = min(8, image_size)
+        map_shape = self.shape if len(self.shape) == 3 else (self.shape[1], side, side) if square else (width, small, small)
+        self.places = (map_shape[1], map_shape[2])
+        parts: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1), nn.ReLU()]
         now = image_size
-        while -(-now // 2) >= goal:
-            parts.append(Block(channels, channels, stride=2))
-            now = -(-now // 2)
-            if now == 1:
-                break
-        self.body = nn.Sequential(*parts, Block(channels, channels), nn.ReLU())
-        self.goal = goal
-        self.last: nn.Module = nn.Conv2d(channels, self.map[0], 3, padding=1) if self.map is not None else \
-            nn.Linear(channels * goal * goal, math.prod(shape))
+        while now // 2 >= max(self.places):
+            parts += [nn.Conv2d(width, width, 3, stride=2, padding=1), nn.ReLU()]
+            now = (now + 1) // 2
+        self.body = nn.Sequential(*parts, nn.Conv2d(width, width, 3, padding=1), nn.ReLU())
+        self.last = nn.Conv2d(width, map_shape[0], 3, padding=1)
+        self.linear = None if len(self.shape) == 3 or square else nn.Linear(math.prod(map_shape), math.prod(self.shape))
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, 3, S, S)` -> `(B, *shape)`."""
-        h = F.adaptive_avg_pool2d(self.body(x), self.goal)
-        if self.map is None:
-            vector: Tensor = self.last(h.flatten(1))
-            return vector.unflatten(1, self.shape)
-        made: Tensor = self.last(h)
-        return made if len(self.shape) == 3 else made.flatten(2).transpose(1, 2)
+        out = self.last(self.body(x))
+        if tuple(out.shape[2:]) != self.places:
+            out = F.interpolate(out, size=self.places, mode="bilinear", antialias=True)
+        if self.linear is not None:
+            return self.linear(out.flatten(1)).view(-1, *self.shape)
+        return out if len(self.shape) == 3 else out.flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, tokens, C)
 
 
 class Critic(nn.Module):
-    """One number for the smashed data of each image; see `Substitute` for shapes."""
+    """Smashed data -> one number each, for a Wasserstein distance with gradient penalty: no normalisation across a batch.
 
-    def __init__(self, shape: tuple[int, ...], *, image_size: int, channels: int = CHANNELS) -> None:
+    Args:
+        shape: Of one image's smashed data.
+        width: Channels, or hidden units for vectors.
+    """
+
+    def __init__(self, shape: Sequence[int], *, width: int) -> None:
         super().__init__()
-        self.layout = Layout(shape, image_size=image_size, channels=channels)
-        inputs, side = self.layout.out[0], max(self.layout.out[1:])
-        parts: list[nn.Module] = [nn.Conv2d(inputs, channels, 1), Block(channels, channels)]
-        while side > 4:
-            parts.append(Block(channels, channels, stride=2))
-            side = -(-side // 2)
-        self.body = nn.Sequential(*parts, Block(channels, channels), nn.ReLU())
-        self.last = nn.Linear(channels, 1)
+        side = math.isqrt(shape[0]) if len(shape) == 2 else 0
+        self.tokens = len(shape) == 2 and side * side == shape[0]
+        if len(shape) == 3 or self.tokens:
+            channels, now = (shape[1], side) if self.tokens else (shape[0], max(shape[1:]))
+            parts: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), nn.LeakyReLU(0.2)]
+            while now > 4:
+                parts += [nn.Conv2d(width, width, 3, stride=2, padding=1), nn.LeakyReLU(0.2)]
+                now = (now + 1) // 2
+            self.body = nn.Sequential(*parts, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * width, 1))
+        else:
+            self.body = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 4 * width), nn.LeakyReLU(0.2),
+                                      nn.Linear(4 * width, 4 * width), nn.LeakyReLU(0.2), nn.Linear(4 * width, 1))
 
     def forward(self, z: Tensor) -> Tensor:
         """`(B, *shape)` -> `(B,)`."""
-        scores: Tensor = self.last(self.body(self.layout(z)).mean((2, 3)))
-        return scores[:, 0]
+        if self.tokens:
+            z = z.transpose(1, 2).unflatten(2, (math.isqrt(z.shape[1]), -1))  # (B, tokens, C) -> (B, C, H, W)
+        scores: Tensor = self.body(z)
+        return scores.flatten()
 
 
-def substitute(shape: tuple[int, ...], generator: torch.Generator, *, image_size: int) -> Substitute:
-    """A substitute at initial weights that `generator` draws, on the CPU, in float32, in training mode."""
-    made = Substitute(shape, image_size=image_size)
-    initialise(made, generator)
-    return made
+def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Mean (|| gradient of the critic || - 1)^2 at random points between pairs; the norm is over everything of one example.
+
+    Args:
+        real, fake: `(B, *shape)`, no gradient flows into them.
+        generator: Of the places between them.
+
+    Source: Gulrajani et al., NeurIPS 2017 (arXiv 1704.00028), eq. 3.
+    """
+    share = torch.rand(len(real), *[1] * (real.dim() - 1), generator=generator).to(real)
+    between = (share * real + (1 - share) * fake).detach().requires_grad_()
+    (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    return (slope.flatten(1).norm(dim=1) - 1).square().mean()
 
 
-def critic(shape: tuple[int, ...], generator: torch.Generator, *, image_size: int) -> Critic:
-    """A critic at initial weights that `generator` draws, as `substitute`."""
-    made = Critic(shape, image_size=image_size)
-    initialise(made, generator)
-    return made
+def mk_mmd(real: Tensor, fake: Tensor) -> Tensor:
+    """Squared maximum mean discrepancy of two equally large batches `(B, d)` under a sum of five Gaussian kernels.
+
+    exp(-|| a - b ||^2 / (2^k s)) for k = -3 ... 1, where s is the mean squared distance of all pairs (it gets no gradient); biased.
+
+    Source: Long et al., ICML 2015 (arXiv 1502.02791); widths as in FORA.
+    """
+    rows = torch.cat([real, fake])
+    squares = rows.square().sum(1)
+    distance = (squares[:, None] + squares[None] - 2 * rows @ rows.T).clamp(min=0)
+    count = len(rows)
+    scale = distance.detach().sum() / (count * (count - 1))
+    kernel = sum((torch.exp(-distance / (2.0**k * scale.clamp(min=1e-12))) for k in range(-3, 2)), torch.zeros_like(distance))
+    half = len(real)
+    return kernel[:half, :half].mean() + kernel[half:, half:].mean() - 2 * kernel[:half, half:].mean()
 
 
-def penalty(scores: nn.Module, first: Tensor, second: Tensor, generator: torch.Generator) -> Tensor:
-    """Mean (||grad D(u)|| - 1)^2 at points u between pairs of `first` and `second`, `(B, ...)` each."""
-    shares = torch.rand(len(first), generator=generator).to(first).view(-1, *[1] * (first.dim() - 1))
-    between = (shares * first.detach() + (1 - shares) * second.detach()).requires_grad_()
-    gradient = torch.autograd.grad(scores(between).sum(), between, create_graph=True)[0]
-    return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+def built(network: nn.Module, generator: torch.Generator, device: torch.device) -> nn.Module:
+    """The network at weights drawn from the generator."""
+    initialise(network, generator)
+    return network.to(device)

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacks.view import Client, OwnImages
+from attacks.view import Architecture, Client, Collected, OwnImages
+from ssl_split import rng
 from ssl_split.config import Config
 from ssl_split.data.images import normalise
 from ssl_split.data.imageset import Triple
@@ -61,6 +62,8 @@ class Victim:
         defence: What becomes of smashed data before they are sent.
         adaptive: Whether the attacker knows the defence: what he obtains for his own images went through it too, with randomness of its
             own, and he searches through its expectation. Else he has the client half alone.
+        fresh: Seed -> the client half at new initial weights: for attacks that know its shape.
+        seen: Images of the clients, no target among them, whose smashed data the server has seen in training, `(m, 3, S, S)`.
     """
 
     client: Encoder
@@ -69,6 +72,8 @@ class Victim:
     private: OwnImages | None = None
     defence: Defence = field(default_factory=Defence)
     adaptive: bool = True
+    fresh: Callable[[int], nn.Module] | None = None
+    seen: Tensor | None = None
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images in [0, 1] as the client takes them."""
@@ -116,6 +121,11 @@ class Victim:
         offers: dict[str, Any] = {"smashed": self.release(targets), "query": self.query, aux: own}
         if self.private is not None:
             offers["private_pairs"] = self.private
+        if (fresh := self.fresh) is not None:
+            offers["architecture"] = Architecture(lambda seed: fresh(seed).to(targets.device, torch.float32), self.normalise,
+                                                  tuple(targets.shape[1:]))
+        if (seen := self.seen) is not None:
+            offers["server_training"] = Collected(len(seen), lambda places: self.release(seen[places]))
         if isinstance(self.client, nn.Module):
             offers["weights"] = self._weights
         return offers
@@ -124,3 +134,21 @@ class Victim:
         assert isinstance(self.client, nn.Module)
         known = self.defence if self.adaptive else Defence()
         return Client(copy.deepcopy(self.client).eval(), self.normalise, known.expected)
+
+
+def redrawn(untrained: nn.Module) -> Callable[[int], nn.Module]:
+    """New initial weights for a network of which one untrained copy is there: the numbers of every tensor in a random order.
+
+    An order is as likely as any other where numbers are drawn independently from one distribution, as initial weights are; constant
+    tensors stay what they are.
+    """
+    def make(seed: int) -> nn.Module:
+        made = copy.deepcopy(untrained)
+        generator = rng.generator(seed, "redrawn weights")
+        with torch.no_grad():
+            for p in made.parameters():
+                order = torch.randperm(p.numel(), generator=generator).to(p.device)
+                p.copy_(p.flatten()[order].view_as(p))
+        return made
+
+    return make

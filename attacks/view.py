@@ -76,6 +76,34 @@ class Client:
         return self.expected(self.module(self.normalise(images)))
 
 
+@dataclass(frozen=True)
+class Architecture:
+    """The client half as one who knows its shape, but not its weights, has it.
+
+    Attributes:
+        make: Seed -> a client at new initial weights, float32, on the targets' device.
+        normalise: Images in [0, 1] -> what a client takes.
+        image_shape: `(3, S, S)`.
+    """
+
+    make: Callable[[int], nn.Module]
+    normalise: Callable[[Tensor], Tensor]
+    image_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Smashed data of the clients' images that a server has seen in training; no images.
+
+    Attributes:
+        count: How many there are.
+        take: Places, int64 `(k,)` -> smashed data `(k, *shape)`.
+    """
+
+    count: int
+    take: Callable[[Tensor], Tensor]
+
+
 class View:
     """What one attack sees of a victim: exactly the capabilities it declared.
 
@@ -130,6 +158,18 @@ class View:
     def weights(self) -> Client:
         """The client half, differentiable."""
         made: Client = self._get("weights")()
+        return made
+
+    @property
+    def architecture(self) -> Architecture:
+        """The client half's shape: new ones can be made."""
+        made: Architecture = self._get("architecture")
+        return made
+
+    @property
+    def collected(self) -> Collected:
+        """What the server has seen in training besides the targets' smashed data."""
+        made: Collected = self._get("server_training")
         return made
 
     def offered(self, flag: str) -> Any:

@@ -122,9 +122,10 @@ class Checkpoint:
         """Indices into `dataset.train`, one tensor per client."""
         return partition(dataset.train.labels, self.config.partition, images=len(dataset.train), clients=self.config.clients)
 
-    def untrained(self) -> Network:
-        """The same network at its initial weights, in eval mode."""
-        return build(self.config, image_size=int(self.header["image_size"]), classes=int(self.header.get("classes", 0))).eval()
+    def untrained(self, seed: int | None = None) -> Network:
+        """The same network at its initial weights, or at those of another seed, in eval mode."""
+        config = self.config if seed is None else self.config.replace(seed=seed)
+        return build(config, image_size=int(self.header["image_size"]), classes=int(self.header.get("classes", 0))).eval()
 
     def network(self) -> Network:
         """Averaged online client half and online server half, in eval mode, float32, on the CPU.

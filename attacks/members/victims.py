@@ -51,7 +51,7 @@ def offers(network: Network, config: Config, *, mean: Triple, std: Triple, devic
 
     @functools.cache
     def weights() -> Client:
-        return Client(copy.deepcopy(network.client).eval(), victim.normalise, None if guess is None else guess.to(device).eval())
+        return Client(copy.deepcopy(network.client).eval(), victim.normalise, guess=None if guess is None else guess.to(device).eval())
 
     found: dict[str, Any] = {"query": victim.release, "server_model": server, "weights": weights}
     if momentum_client is not None:

@@ -30,23 +30,40 @@ def load_units(config: Config, image_size: int) -> list[Unit]:
         FileNotFoundError: no such file.
         ValueError: the file or its function fails, or returns something else.
     """
-    file, _, name = config.arch.rpartition(":")
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"arch = {config.arch!r}: there is no file {file}")
-    with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would reach every GPU's generator too, which nobody would put back.
-        torch.default_generator.manual_seed(rng.generator(config.seed, "arch").initial_seed())
-        module = _guarded(path, "loading it", lambda: _load(path))
-        function = getattr(module, name, None)
-        if not callable(function):
-            raise ValueError(f"{file} has no function {name!r}, which should return the list of units")
-        offered = {"config": config, "image_size": image_size}
-        made = _guarded(path, f"calling {name}", lambda: function(**_wanted(function, offered)))
+    offered = {"config": config, "image_size": image_size}
+    made = call(config.arch, offered, seed=config.seed, option="arch", returns="the list of units")
     units = _as_units(made, config.arch)
     for unit in units:
         unit.module.to("cpu", torch.float32)
     return units
+
+
+def call(spec: str, offered: dict[str, Any], *, seed: int, option: str, returns: str) -> Any:
+    """What a user's function returns.
+
+    Args:
+        spec: `FILE.py:function`.
+        offered: Arguments by name; the function gets those that it names.
+        seed: torch's global CPU generator is seeded from it while the code runs, and put back.
+        option: Name of the option that `spec` came with, for messages.
+        returns: What the function should return, in words.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file or its function fails.
+    """
+    file, _, name = spec.rpartition(":")
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{option} = {spec!r}: there is no file {file}")
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would reach every GPU's generator too, which nobody would put back.
+        torch.default_generator.manual_seed(rng.generator(seed, "arch").initial_seed())
+        module = _guarded(path, "loading it", lambda: _load(path))
+        function = getattr(module, name, None)
+        if not callable(function):
+            raise ValueError(f"{file} has no function {name!r}, which should return {returns}")
+        return _guarded(path, f"calling {name}", lambda: function(**_wanted(function, offered)))
 
 
 def _load(path: Path) -> ModuleType:

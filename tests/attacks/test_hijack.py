@@ -22,9 +22,9 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_networks_fit_any_smashed_data(shape: tuple[int, ...]) -> None:
     x = torch.rand(3, 3, 16, 16)
-    made = substitute.substitute(shape, rng.generator(0, "a"), image_size=16)(x)
+    made = substitute.Substitute(shape, image_size=16, width=8)(x)
     assert made.shape == (3, *shape)
-    assert substitute.critic(shape, rng.generator(0, "b"), image_size=16)(made).shape == (3,)
+    assert substitute.Critic(shape, width=8)(made).shape == (3,)
 
 
 def test_penalty_of_a_linear_critic_is_a_closed_form() -> None:
@@ -36,7 +36,7 @@ def test_penalty_of_a_linear_critic_is_a_closed_form() -> None:
             return (z * a).sum((1, 2, 3))
 
     first, second = torch.randn(2, 5, 4, 3, 3, dtype=torch.float64)
-    found = substitute.penalty(Linear(), first, second, rng.generator(0, "penalty"))
+    found = substitute.gradient_penalty(Linear(), first, second, generator=rng.generator(0, "penalty"))
     torch.testing.assert_close(found, (a.norm() - 1) ** 2)
 
 
@@ -58,7 +58,7 @@ def exchange(tap: FSHA, z: Tensor, true: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("scale", ["honest", "none"])
 def test_only_attacked_clients_get_false_gradients_and_they_are_those_of_the_critic(scale: str) -> None:
-    tap = server(HijackOptions(clients=(1,), batch_size=4, scale=scale))
+    tap = server(HijackOptions(clients=(1,), batch_size=4, width=8, scale=scale))
     z, true = torch.randn(2, 3, 4, 8, 4, 4)  # (P, B, C, H, W)
     found = exchange(tap, z, true)
     assert found[[0, 2]].equal(true[[0, 2]])
@@ -106,7 +106,7 @@ SHORT: dict[str, Any] = {"rounds": 1, "syncs_per_round": 1}
 
 @pytest.mark.parametrize("settings", [{"algorithm": "monacosfl"}, {"algorithm": "sfl_v1", "validate_every_rounds": 0}])
 def test_the_command_compares_with_the_honest_run(settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = HijackOptions(clients=(0, 2), batch_size=4, aux=30, targets=6)
+    options = HijackOptions(clients=(0, 2), batch_size=4, width=8, aux=30, targets=6)
     result = hijack.run(tiny(tmp_path, **SHORT, **settings), options)
     assert result["steps"] == 10
     assert result["blind_mse"] > 0

@@ -47,6 +47,9 @@ def _read(run_dir: Path, name: str) -> dict[str, Any]:
     ("blind", [], ["aux_same"]), ("ridge", [], ["smashed", "query", "aux_same"]), ("decoder", DECODER, ["smashed", "query", "aux_same"]),
     ("oracle", DECODER, ["smashed", "query", "private_pairs"]),
     ("optimise", ["--optimise.steps", "8", "--budget", "quick"], ["smashed", "query", "weights", "aux_same"]),
+    ("unsplit", ["--unsplit.rounds", "2", "--unsplit.steps", "4", "--seeds", "1"], ["smashed", "architecture"]),
+    ("fora", ["--fora.iterations", "2", "--fora.width", "4", "--decoder.blocks", "0", "--decoder.channels", "4", "--seeds", "1"],
+     ["smashed", "aux_same", "server_training"]),
 ])
 def test_course(run_dir: Path, capsys: pytest.CaptureFixture[str], method: str, extra: list[str], needs: list[str]) -> None:
     """Result file, picture, tensors, cached ruler and table; the second time nothing is computed."""
