@@ -67,8 +67,8 @@ class Case:
         names = ("members", "nonmembers", *self.method.options)
         self.identity = {k: v for k, v in fields.to_dict(self.options).items() if k in names}
         weights = {"file": self.checkpoint.path.name, "step": self.checkpoint.step}
-        self.path = runs.result_dir(self.checkpoint.run_dir, "attacks", options.method, {**self.identity, "checkpoint": weights}
-                                    ) / "result.json"
+        self.path = runs.result_dir(self.checkpoint.run_dir, "attacks", f"membership-{options.method}",
+                                    {**self.identity, "checkpoint": weights}) / "result.json"
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -155,7 +155,7 @@ def _facts(case: Case, found: Inference, *, needs: Sequence[str]) -> dict[str, A
     best, checkpoint = found.best, case.checkpoint
     keys = ("place", "score", "auc", "low", "high", "balanced_accuracy", "threshold", "threshold_from", "tpr")
     return {
-        "kind": "attack", "name": case.options.method,
+        "kind": "attack", "name": f"membership-{case.options.method}",
         "budget": case.options.budget if case.method.shadows and not case.options.encoders else None,
         **{k: best[k] for k in keys}, "untrained_auc": best["untrained"]["auc"], "verdict": found.verdict, "rows": found.rows,
         "headline": found.headline, "headline_from": "the attacker's own data" if best["validation_auc"] is not None else "the first place",
@@ -182,7 +182,8 @@ def show(result: dict[str, Any]) -> str:
     """The lines that the command ends with."""
     at = result["checkpoint"]
     budget = f" ({result['encoders']} encoders of the attacker's own)" if result["encoders"] else ""
-    lines = [f"{result['name']}{budget} on {result['run']}, step {at['step']}{'' if at['finished'] else ', unfinished'}: cut "
+    name = result["name"].removeprefix("membership-")
+    lines = [f"{name}{budget} on {result['run']}, step {at['step']}{'' if at['finished'] else ', unfinished'}: cut "
              f"{result['cut']}",
              f"{result['members']} members, {result['nonmembers']} non-members, {result['aux']} images of the attacker's own; needs "
              f"{', '.join(result['needs'])}", "",

@@ -64,11 +64,11 @@ def stage_result(run: Path, stage: Stage) -> Path | None:
     Probes and attacks name their folder with a hash of what changes their numbers. Which options those are is their own matter, so
     the folder is found by what the file in it says.
     """
-    for file in sorted((run / SECTIONS[stage.kind]).glob(f"{stage.name}-*/result.json")):
+    for file in sorted((run / SECTIONS[stage.kind]).glob(f"{stage.result_name}-*/result.json")):
         values = _read(file)
         recorded = flatten(values.get("options") or {})
         same = all(stage.options[k] == v for k, v in recorded.items() if k in stage.options)
-        if values.get("name") == stage.name and same and _right_weights(values.get("checkpoint") or {}, stage):
+        if values.get("name") == stage.result_name and same and _right_weights(values.get("checkpoint") or {}, stage):
             return file
     return None
 

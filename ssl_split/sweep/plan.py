@@ -40,12 +40,19 @@ RESERVED = {"out": "the sweep puts all runs into its own directory (--out)"}
 STAGES: dict[str, dict[str, str]] = {
     "probe": {"linear": "probes.linear", "knn": "probes.knn", "finetune": "probes.finetune",
               "classifier": "probes.classifier"},
-    "attack": dict.fromkeys(("blind", "ridge", "decoder", "oracle", "optimise", "unsplit", "fora"), "attacks.invert"),
+    "attack": dict.fromkeys(("blind", "ridge", "decoder", "oracle", "optimise", "unsplit", "fora"), "attacks.invert")
+    | {"gradient": "attacks.gradient"},
+    "label": dict.fromkeys(("fewshot", "norm", "direction", "completion"), "attacks.label"),
+    "membership": dict.fromkeys(("norm", "alignment", "encodermi", "partcrop", "infonce", "momentum-gap", "loss", "confidence", "rmia",
+                                 "lira"), "attacks.membership"),
 }
 """Kind of stage -> name -> module of its command."""
 
-SECTIONS = {"probe": "probes", "attack": "attacks"}
+SECTIONS = {"probe": "probes", "attack": "attacks", "label": "attacks", "membership": "attacks"}
 """Kind of stage -> folder of its results in the run directory."""
+
+PREFIXED = ("label", "membership")
+"""Kinds whose results are called KIND-NAME: their attacks have names of others."""
 
 ELSEWHERE = ("checkpoint", "out")
 """Options of a stage's command that the sweep fills in."""
@@ -62,8 +69,8 @@ class Stage:
     """One command after training.
 
     Attributes:
-        kind: `probe` or `attack`.
-        name: Name in the result file.
+        kind: `probe`, `attack`, `label` or `membership`.
+        name: Of the probe or the method.
         module: What `python -m` runs.
         given: Options as the sweep file gives them.
         options: All options of the command, defaults included: what the result must have been made with.
@@ -76,6 +83,11 @@ class Stage:
     options: Mapping[str, Any]
 
     @property
+    def result_name(self) -> str:
+        """Name in the result file."""
+        return f"{self.kind}-{self.name}" if self.kind in PREFIXED else self.name
+
+    @property
     def label(self) -> str:
         """Short text that tells this stage from others."""
         extra = " ".join(f"{k}={v}" for k, v in self.given.items())
@@ -83,7 +95,7 @@ class Stage:
 
     def arguments(self, run: Path, flags: Mapping[str, Any]) -> tuple[str, ...]:
         """Words after `python -m`, for a run that was trained with these flags."""
-        method = {"method": self.name} if self.kind == "attack" else {}
+        method = {"method": self.name} if "method" in self.options else {}
         shared = {k: flags[k] for k in HANDED_ON if k in flags and k in self.options}
         return (self.module, "--checkpoint", str(run), *flag_words({**method, **shared, **self.given}))
 
@@ -283,7 +295,8 @@ def check_network(config: Config) -> None:
 
 def _stage(values: Any) -> Stage:
     if not isinstance(values, Mapping) or len(values.keys() & STAGES.keys()) != 1:
-        raise ValueError(f"a stage is {{probe: NAME, ...}} or {{attack: NAME, ...}}, not {values!r}")
+        raise ValueError(f"a stage is {{probe: NAME, ...}}, {{attack: NAME, ...}}, {{label: NAME, ...}} or {{membership: NAME, ...}}, not "
+                         f"{values!r}")
     kind = next(k for k in STAGES if k in values)
     name = values[kind]
     _known({name: None}, tuple(STAGES[kind]), kind)
@@ -291,7 +304,8 @@ def _stage(values: Any) -> Stage:
     given = {k: v for k, v in values.items() if k != kind}
     options = _options(module)
     _known(flatten(given), [p for p in paths(options) if p not in (*ELSEWHERE, "method")], f"option of {kind} {name}")
-    full = fields.to_dict(fields.build(options, nest(flatten(given)) | ({"method": name} if kind == "attack" else {})))
+    method = {"method": name} if "method" in paths(options) else {}
+    full = fields.to_dict(fields.build(options, nest(flatten(given)) | method))
     return Stage(kind, name, module, flatten(given), flatten({k: v for k, v in full.items() if k not in ELSEWHERE}))
 
 

@@ -176,12 +176,12 @@ def test_an_attack_that_rebuilds_no_images_is_shown_by_its_verdict(tmp_path: Pat
     """And it is never the strongest: that is a matter of reconstructions."""
     run = made.make_run(tmp_path, algorithm="mocosfl", cut=1, seed=0)
     made.add_attack(run, 0.02)
-    made.write_json(run / "attacks" / "fewshot-1" / "result.json", {
-        "kind": "attack", "name": "fewshot", "verdict": "The smashed data tell 45% of the labels.", "options": {}, "seconds": 3.0,
+    made.write_json(run / "attacks" / "label-fewshot-1" / "result.json", {
+        "kind": "attack", "name": "label-fewshot", "verdict": "The smashed data tell 45% of the labels.", "options": {}, "seconds": 3.0,
         "checkpoint": {"finished": True}, "environment": {}, "command": "python -m attacks.label"})
     page = build.write(tmp_path).read_text(encoding="utf-8")
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     for shown in (page, text):
         assert "The smashed data tell 45% of the labels" in shown
-    assert "fewshot: MSE" not in text
+    assert "label-fewshot: MSE" not in text
     assert "strongest attack \\(ridge\\)" in text

@@ -182,3 +182,25 @@ def test_an_unfinished_or_damaged_run_is_not_done(tmp_path: Path) -> None:
     assert finished_run(tmp_path) is None
     (tmp_path / "result.json").write_text('{"finished": true}')
     assert finished_run(tmp_path) == tmp_path / "result.json"
+
+
+def test_attacks_of_one_name_are_told_apart_by_their_kind(tmp_path: Path) -> None:
+    """`norm` is an attack on labels and one on membership: other modules, other jobs, other result files."""
+    stages = [{"label": "norm"}, {"membership": "norm", "members": 100}, {"attack": "gradient", "budget": "quick"}, {"attack": "unsplit"}]
+    sweep = plan.read(write(tmp_path, axes={"seed": [0]}, stages=stages))
+    work = [j for j in jobs(sweep, tmp_path / "out") if j.stage is not None]
+    said = [(j.stage.module, j.stage.result_name, j.stage.label) for j in work if j.stage]
+    assert said == [("attacks.label", "label-norm", "label norm"), ("attacks.membership", "membership-norm", "membership norm members=100"),
+                    ("attacks.gradient", "gradient", "attack gradient budget=quick"), ("attacks.invert", "unsplit", "attack unsplit")]
+    assert len({j.key for j in work}) == 4
+    assert ["--method" in j.words for j in work] == [True, True, False, True]
+
+
+def test_every_method_of_every_attack_command_is_a_stage() -> None:
+    from attacks import label
+    from attacks.api import METHODS
+    from attacks.members.table import METHODS as MEMBERSHIP
+
+    assert set(plan.STAGES["attack"]) == {*METHODS, "gradient"}
+    assert set(plan.STAGES["label"]) == set(label.METHODS)
+    assert set(plan.STAGES["membership"]) == set(MEMBERSHIP)
