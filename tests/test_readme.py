@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from attacks import gradient, invert, label, membership
+from attacks import gradient, hijack, invert, label, membership
 from probes import classifier, finetune, knn, linear
 from ssl_split import config as configuration
 from ssl_split import fields, train
@@ -14,7 +14,8 @@ from ssl_split.sweep import plan
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = {"attacks.invert": invert.Options, "attacks.label": label.Options, "attacks.membership": membership.Options,
-           "attacks.gradient": gradient.Options, "probes.linear": linear.Options, "probes.knn": knn.Options,
+           "attacks.gradient": gradient.Options, "attacks.hijack": hijack.Options,
+           "probes.linear": linear.Options, "probes.knn": knn.Options,
            "probes.finetune": finetune.Options, "probes.classifier": classifier.Options}
 
 

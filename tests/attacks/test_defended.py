@@ -79,7 +79,7 @@ def test_commands_say_what_they_met(run_dir: Path, capsys: pytest.CaptureFixture
 def test_labels_through_a_defence(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     label.main(["--checkpoint", str(run_dir), "--targets", "20", "--aux", "60"])
     shown = capsys.readouterr().out
-    (file,) = run_dir.glob("attacks/fewshot-*/result.json")
+    (file,) = run_dir.glob("attacks/label-fewshot-*/result.json")
     result = json.loads(file.read_text())
     assert result["adaptive"] is True
     assert len(result["unaware"]) == len(result["rows"])

@@ -92,7 +92,7 @@ def test_a_torchvision_network(words: list[str], capsys: pytest.CaptureFixture[s
 
 def test_labels_from_class_folders(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     label.main(words)
-    result = _result("fewshot")
+    result = _result("label-fewshot")
     assert max(row["accuracy"] for row in result["rows"]) == 1
     assert len(result["untrained"]) == len(result["rows"])
     assert result["chance"] == 0.5

@@ -100,7 +100,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     words = ["--checkpoint", str(run), "--targets", "60", "--aux", "300"]
     label.main(words)
     shown = capsys.readouterr().out
-    (file,) = run.glob("attacks/fewshot-*/result.json")
+    (file,) = run.glob("attacks/label-fewshot-*/result.json")
     result = json.loads(file.read_text())
     assert result["needs"] == ["smashed", "query", "aux_same", "aux_labels"]
     assert (result["targets"], result["aux"], result["cut"]) == (60, 300, 5)

@@ -120,7 +120,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], method:
     words = ["--checkpoint", str(run), "--targets", "60", "--aux", "400", "--method", method]
     label.main(words)
     shown = capsys.readouterr().out
-    (file,) = run.glob(f"attacks/{method}-*/result.json")
+    (file,) = run.glob(f"attacks/label-{method}-*/result.json")
     result = json.loads(file.read_text())
     assert result["needs"] == (["weights", "aux_same", "aux_labels"] if method == "completion" else ["gradient_view"])
     assert len(result["rows"]) == len(result["untrained"])

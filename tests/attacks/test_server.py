@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,8 +27,8 @@ def _first_step(out: Path, monkeypatch: pytest.MonkeyPatch, **changes: object) -
     sent: Sent = {}
     send, labels = Channel.send, Channel.send_labels
 
-    def watched(self: Channel, kind: str, payload: Tensor, clients: Tensor) -> Tensor:
-        sent[kind] = arrived = send(self, kind, payload, clients)
+    def watched(self: Channel, kind: str, payload: Tensor, clients: Tensor, **codec: Any) -> Tensor:
+        sent[kind] = arrived = send(self, kind, payload, clients, **codec)
         return arrived
 
     def watched_labels(self: Channel, payload: Tensor, clients: Tensor) -> Tensor:
