@@ -9,17 +9,22 @@ from attacks.api import METHODS
 from attacks.members import memoriser
 
 
-def test_every_attack_succeeds_where_it_must_and_fails_where_it_must(capsys: pytest.CaptureFixture[str]) -> None:
-    assert selftest.main([]) == 0
-    shown = capsys.readouterr().out
+@pytest.mark.parametrize("group", selftest.GROUPS)
+def test_every_attack_succeeds_where_it_must_and_fails_where_it_must(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Reconstructions, labels and the client's update on each client, and membership; one group after another, side by side in time."""
+    assert selftest.main(["--only", group]) == 0
+    unclaimed = sum(client == group for _, client in selftest.UNCLAIMED)
+    count = 4 * len(memoriser.METHODS) if group == "membership" else len(METHODS) + 2 - unclaimed
+    assert capsys.readouterr().out.splitlines()[-1] == f"{count} of {count} as they must be"
+
+
+def test_nothing_is_left_out() -> None:
     assert len(selftest.UNCLAIMED) == 3
-    # of reconstructions, labels, the client's update; membership
-    count = 4 * (len(METHODS) + 2) - len(selftest.UNCLAIMED) + 4 * len(memoriser.METHODS)
-    assert shown.splitlines()[-1] == f"{count} of {count} as they must be"
+    assert {client for _, client in selftest.UNCLAIMED} <= set(selftest.CLIENTS)
 
 
 def test_a_broken_attack_is_seen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def rows() -> list[selftest.Row]:
+    def rows(only: str | None) -> list[selftest.Row]:
         return [selftest.Row("ridge", "identity", 0.3, "succeed", 1.0), selftest.Row("ridge", "noise", 0.2, "fail", 1.0),
                 selftest.Row("ridge", "convolution", 0.95, "succeed", 1.0)]
 
