@@ -93,6 +93,8 @@ def main() -> None:
     args = parser.parse_args()
     found = [path.parent for folder in args.sweep for path in sorted(folder.rglob("result.json"))]
     runs = [Run(folder) for folder in found if (folder / "config.yaml").is_file()]
+    if not runs:
+        raise SystemExit(f"error: no finished run in {' '.join(map(str, args.sweep))}")
     differ = [name for name in runs[0].fields if name not in IGNORED and len({json.dumps(run.fields.get(name)) for run in runs}) > 1]
     rows = [name for name in differ if name != args.across]
     columns = sorted({run.fields[args.across] for run in runs}) if args.across else [None]
