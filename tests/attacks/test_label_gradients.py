@@ -28,12 +28,12 @@ def _rows(seed: int = 0) -> Tensor:
 def test_auc_is_that_of_scikit_learn_and_its_interval_holds_half_for_noise() -> None:
     generator = np.random.default_rng(0)
     held = 0
-    for _ in range(200):
+    for _ in range(100):
         scores, positive = generator.integers(0, 9, 40).astype(float), generator.random(40) < 0.4  # with ties
         area, low, high = auc(scores, positive)
         assert area == pytest.approx(roc_auc_score(positive, scores))
         held += low <= 0.5 <= high
-    assert 180 <= held <= 199  # 95 % of 200, give or take three deviations
+    assert held >= 88  # 95 % of 100, give or take three deviations
     assert auc(np.arange(6.0), np.arange(6) > 2) == (1.0, 1.0, 1.0)
     with pytest.raises(ValueError, match="0 positives and 6 negatives"):
         auc(np.arange(6.0), np.arange(6) > 6)
@@ -98,7 +98,7 @@ class _Constant(nn.Module):
 
 
 def test_a_completed_model_tells_labels_that_show_and_none_that_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(completion, "EPOCHS", 20)
+    monkeypatch.setattr(completion, "EPOCHS", 12)
     (targets, truth), (aux, labels) = _coloured(60, 0), _coloured(180, 1)
     torch.manual_seed(0)
     client = nn.Conv2d(3, 4, 3, padding=1)
