@@ -39,7 +39,7 @@ SMALL: dict[str, Any] = {"decoder": {"steps": 200, "blocks": 1, "channels": 8}, 
 """Attacks small enough for a minute."""
 UNCLAIMED = {("unsplit", "convolution"), ("fora", "identity"), ("fora", "convolution")}
 """Where nothing is asked of an attack here. unsplit: weights and images explain the same smashed data together, in more ways than one.
-fora: aligned distributions say which image is which only after more steps than fit in a minute."""
+fora: in the steps that fit in a minute it did not succeed on either, so that its failures say nothing yet."""
 
 
 CLIENTS = ("identity", "convolution", "constant", "noise")
