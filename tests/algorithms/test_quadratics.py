@@ -8,6 +8,7 @@ from federated import PLAIN, UNIFORM
 from supervised import CLASSES, Trial, small
 from torch import Tensor
 
+from ssl_split.algorithms.api import State
 from ssl_split.algorithms.federated.fedavg import FedAvg
 from ssl_split.config import FEDERATED
 
@@ -24,7 +25,7 @@ class Quadratic:
         self.centre = torch.randn(3, self.size, generator=generator, dtype=torch.float64)
         self.algorithm._gradients = self.gradients  # type: ignore[method-assign, assignment]
 
-    def gradients(self, batch: object, wire: object, members: Tensor, rows: slice, came: Tensor, *, again: bool = False
+    def gradients(self, state: State, batch: object, wire: object, members: Tensor, rows: slice, came: Tensor, *, again: bool = False
                   ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Instead of a backward pass."""
         x = self.algorithm.clients.weights.parameters[rows]

@@ -162,7 +162,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _result(run: Path, method: str, *words: str) -> dict[str, object]:
     membership.main(["--checkpoint", str(run), "--method", method, "--members", "40", "--device", "cpu", *words])
-    (file,) = run.glob(f"attacks/{method}-*/result.json")
+    (file,) = run.glob(f"attacks/membership-{method}-*/result.json")
     found: dict[str, object] = json.loads(file.read_text())
     assert (file.parent / "roc.png").is_file()
     return found
