@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks import judge, matching, picture, rulers, sets
+from attacks import judge, matching, picture, results, rulers, sets
 from attacks.api import DEFAULT_AUX
 from attacks.blind import mean_image
 from attacks.judge import Scores
@@ -32,7 +32,7 @@ from ssl_split import allocator, fields
 from ssl_split import run as runs
 from ssl_split.data.images import normalise, to_float
 from ssl_split.fields import field
-from ssl_split.files import read_json, write_json, write_tensors
+from ssl_split.files import write_tensors
 from ssl_split.training import pick_device
 
 __all__ = ["Options", "main", "match", "run"]
@@ -164,9 +164,8 @@ def run(options: Options) -> dict[str, Any]:
     """
     case = Case(options)
     path = case.directory / "result.json"
-    if path.is_file():
-        print(f"{path} exists and is not computed again", file=sys.stderr)
-        return {**read_json(path), "path": str(path)}
+    if (done := results.known(path)) is not None:
+        return done
     start = time.monotonic()
     blind = mean_image(to_float(case.sets.aux.images.to(case.device)))
     found = judged(case.victim(trained=True), case.targets, case.places, options=case.options, blind=blind, untrained=case.untrained)
@@ -177,8 +176,7 @@ def run(options: Options) -> dict[str, Any]:
         "checkpoint": case.checkpoint.reference, "step": fields.to_dict(client_step(case.config, lr=case.options.client_lr)),
     }
     _pictures(case, found)
-    write_json(path, result | {"seconds": time.monotonic() - start, "environment": runs.environment(), "command": runs.command_line()})
-    return {**read_json(path), "path": str(path)}
+    return results.write(path, result, start=start)
 
 
 def _pictures(case: Case, found: Matched) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks import judge, picture, sets
+from attacks import judge, picture, results, sets
 from attacks.api import AttackOptions
+from attacks.blind import mean_image
 from attacks.fsha import FSHA, NEEDS, HijackOptions
-from attacks.methods import METHODS
 from attacks.reconstruct import numbers, same_attack
 from attacks.victim import Victim, refuse_without_wire
 from attacks.view import OwnImages, View
@@ -34,7 +33,6 @@ from ssl_split.config import Config
 from ssl_split.data import augment
 from ssl_split.data.images import Dataset, to_float
 from ssl_split.fields import field
-from ssl_split.files import read_json, write_json
 from ssl_split.training import pick_device
 
 __all__ = ["HijackOptions", "main", "run"]
@@ -63,9 +61,8 @@ def run(config: Config, options: HijackOptions) -> dict[str, Any]:
     honest = train.run(config, resume=True)
     words = {**fields.to_dict(options), "step": honest.checkpoint().step}
     path = runs.result_dir(honest.path, "attacks", "hijack", words) / "result.json"
-    if path.is_file():
-        print(f"{path} exists and is not computed again", file=sys.stderr)
-        return {**read_json(path), "path": str(path)}
+    if (done := results.known(path)) is not None:
+        return done
     start, device = time.monotonic(), pick_device(config.device)
     checkpoint = honest.checkpoint()
     dataset = checkpoint.dataset()
@@ -90,8 +87,7 @@ def run(config: Config, options: HijackOptions) -> dict[str, Any]:
     }
     result["verdict"] = verdict(result)
     _picture(images, targets, held, result, path.parent)
-    write_json(path, result | {"seconds": time.monotonic() - start, "environment": runs.environment(), "command": runs.command_line()})
-    return {**read_json(path), "path": str(path)}
+    return results.write(path, result, start=start)
 
 
 def _check(config: Config, options: HijackOptions) -> None:
@@ -129,7 +125,7 @@ def _train(config: Config, words: dict[str, Any], server: FSHA) -> train.Run:
 
 
 def _judged(images: Tensor, targets: Tensor, own: OwnImages, server: FSHA) -> dict[str, Any]:
-    blind = own.fit.mean(0, keepdim=True)
+    blind = mean_image(own.fit)[None]
     mine, nothing = judge.score(images, targets, extras=True), judge.score(blind, targets)
     return {"kind": "attack", "name": "hijack", "preset": None, "budget": None, **numbers(mine, nothing, None), "validation_mse": None,
             "still_improving": False, "reconstruction": judge.verdict(mine, nothing, None), "visibility": server.trace.summary()}
@@ -140,8 +136,7 @@ def _passive(honest: train.Run, targets: Tensor, own: OwnImages, dataset: Datase
     client = honest.checkpoint().network().client.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     options = AttackOptions(method="ridge")
     found = same_attack(Victim(client, dataset.mean, dataset.std), targets, own=own, options=options)
-    blind = METHODS["blind"].run(View({"aux_same": own}, METHODS["blind"].needs, attack="blind"), options, 0).images
-    return judge.relative(found, judge.score(blind, targets))["r2"]
+    return judge.relative(found, judge.score(mean_image(own.fit)[None], targets))["r2"]
 
 
 def _accuracy(result: dict[str, Any]) -> float | None:
@@ -165,7 +160,7 @@ def _picture(images: Tensor, targets: Tensor, own: OwnImages, result: dict[str, 
     scores = judge.score(images[:count], targets[:count])
     rows = [picture.Row("original", targets[:count]),
             picture.Row("rebuilt by the\nmalicious server", images[:count], tuple(f"SSIM {s:.2f}" for s in scores.ssim)),
-            picture.Row("blind guess\nmean of own images", own.fit.mean(0).expand_as(images[:count]))]
+            picture.Row("blind guess\nmean of own images", mean_image(own.fit).expand_as(images[:count]))]
     title = f"hijack of clients {' '.join(map(str, result['clients']))} at cut {result['cut']}: {result['hijacked_run']}"
     picture.save(picture.draw(rows, title=title, subtitle=result["reconstruction"]), folder / "images.png")
 

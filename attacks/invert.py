@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks import judge, picture, rulers, sets
+from attacks import judge, picture, results, rulers, sets
 from attacks.api import AttackOptions
 from attacks.elsewhere import Foreign, ForeignCase, refuse_mixture
 from attacks.identify import Gallery
@@ -33,7 +33,7 @@ from ssl_split import allocator, fields
 from ssl_split import run as runs
 from ssl_split.data.images import to_float
 from ssl_split.fields import field
-from ssl_split.files import read_json, write_json, write_tensors
+from ssl_split.files import write_tensors
 from ssl_split.models.split import Network
 from ssl_split.training import pick_device
 
@@ -195,17 +195,15 @@ def run(options: Options) -> dict[str, Any]:
     """
     case = _case(options)
     path = case.directory / "result.json"
-    if path.is_file():
-        print(f"{path} exists and is not computed again", file=sys.stderr)
-        return {**read_json(path), "path": str(path)}
+    if (done := results.known(path)) is not None:
+        return done
     start = time.monotonic()
     for notice in case.notices:
         print(f"note: {notice}", file=sys.stderr)
     inversion = judged(case.attacked(), case.targets, own=case.own, options=case.options, untrained=case.untrained, gallery=case.gallery)
     result = _facts(case, inversion)
     _pictures(case, inversion, result)
-    write_json(path, result | {"seconds": time.monotonic() - start, "environment": runs.environment(), "command": runs.command_line()})
-    return {**read_json(path), "path": str(path)}
+    return results.write(path, result, start=start)
 
 
 def _case(options: Options) -> Case | ForeignCase:

@@ -8,7 +8,6 @@ whose class is known. completion: the client half with a new head, fine-tuned on
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks import completion, fewshot, label_elsewhere, returned, rulers, sets
+from attacks import completion, fewshot, label_elsewhere, results, returned, rulers, sets
 from attacks.completion import complete
 from attacks.elsewhere import Foreign, refuse_mixture
 from attacks.fewshot import guess_labels
@@ -36,7 +35,6 @@ from ssl_split.data.images import to_float
 from ssl_split.defences.release import released
 from ssl_split.display import progress
 from ssl_split.fields import field
-from ssl_split.files import read_json, write_json
 from ssl_split.models.split import Network
 from ssl_split.training import pick_device
 
@@ -208,9 +206,8 @@ def run(options: Options) -> dict[str, Any]:
         return _elsewhere(options)
     case = Case(options)
     path, method = case.directory / "result.json", case.options.method
-    if path.is_file():
-        print(f"{path} exists and is not computed again", file=sys.stderr)
-        return {**read_json(path), "path": str(path)}
+    if (done := results.known(path)) is not None:
+        return done
     start, folder = time.monotonic(), case.checkpoint.run_dir.parent / ".rulers"
     network, untrained = case.checkpoint.network(), case.checkpoint.untrained()
     key, result = case.key(untrained), _facts(case, network)
@@ -225,8 +222,7 @@ def run(options: Options) -> dict[str, Any]:
             result["pixels"] = rulers.cached_rows(folder, case.pixels_key(untrained), lambda: fewshot.pixels(*case.data, seed=options.seed))
         bar.advance()
     result["verdict"] = verdict(result)
-    write_json(path, result | {"seconds": time.monotonic() - start, "environment": runs.environment(), "command": runs.command_line()})
-    return {**read_json(path), "path": str(path)}
+    return results.write(path, result, start=start)
 
 
 def _elsewhere(options: Options) -> dict[str, Any]:

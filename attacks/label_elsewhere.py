@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks import fewshot, rulers
+from attacks import fewshot, results, rulers
 from attacks.elsewhere import Foreign, ForeignClient, digest
 from attacks.label_text import verdict
 from ssl_split import run as runs
 from ssl_split.data.imageset import ImageSet, to_float
 from ssl_split.display import progress
-from ssl_split.files import read_json, write_json
 
 
 def run(options: Foreign, *, targets: str, aux: str, seed: int, out: str, device: torch.device) -> dict[str, Any]:
@@ -42,9 +40,8 @@ def run(options: Foreign, *, targets: str, aux: str, seed: int, out: str, device
     if not set(asked.labels.tolist()) <= set(own.labels.tolist()):
         raise ValueError("--targets has classes that --aux lacks: the attacker needs images of every class, in folders of the same names")
     path = runs.result_dir(Path(out) / foreign.name, "attacks", "label-fewshot", {**foreign.key, "seed": seed}) / "result.json"
-    if path.is_file():
-        print(f"{path} exists and is not computed again", file=sys.stderr)
-        return {**read_json(path), "path": str(path)}
+    if (done := results.known(path)) is not None:
+        return done
     start, truth = time.monotonic(), asked.labels
     result = {
         "kind": "attack", "name": "label-fewshot", "chance": float((torch.bincount(truth).double() / len(truth)).max()),
@@ -52,8 +49,7 @@ def run(options: Foreign, *, targets: str, aux: str, seed: int, out: str, device
         "options": {"seed": seed}, "defence": None, "adaptive": None, **_rows(foreign, asked, own, seed=seed, out=Path(out)),
     }
     result["verdict"] = verdict(result)
-    write_json(path, result | {"seconds": time.monotonic() - start, "environment": runs.environment(), "command": runs.command_line()})
-    return {**read_json(path), "path": str(path)}
+    return results.write(path, result, start=start)
 
 
 def _rows(foreign: ForeignClient, asked: ImageSet, own: ImageSet, *, seed: int, out: Path) -> dict[str, Any]:

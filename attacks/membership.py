@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from attacks import rulers
+from attacks import results, rulers
 from attacks.members import metrics, pool, roc, shadows, victims
 from attacks.members.api import AttackOptions, Method, Question
 from attacks.members.infer import Inference, OwnEncoder, attacked, infer, judged, ruler
@@ -29,7 +29,7 @@ from ssl_split import allocator, fields
 from ssl_split import run as runs
 from ssl_split.data.images import Dataset, to_float
 from ssl_split.fields import field
-from ssl_split.files import read_json, write_json, write_tensors
+from ssl_split.files import write_tensors
 from ssl_split.models.split import Network
 from ssl_split.train import Stopped
 from ssl_split.training import pick_device
@@ -137,17 +137,15 @@ def run(options: Options) -> dict[str, Any]:
         ValueError: sentences, too few images, or a capability that this run does not offer.
     """
     case = Case(options)
-    if case.path.is_file():
-        print(f"{case.path} exists and is not computed again", file=sys.stderr)
-        return {**read_json(case.path), "path": str(case.path)}
+    if (done := results.known(case.path)) is not None:
+        return done
     start = time.monotonic()
     view = case.view(victims.of_checkpoint(case.checkpoint, **case.constants))  # refuses before any encoder is trained
     scores = attacked(view, case.question)
     found = judged(scores, case.sets.truth, untrained=case.untrained())
     result = _facts(case, found, needs=view.capabilities)
     _files(case, found, result)
-    write_json(case.path, result | {"seconds": time.monotonic() - start, "environment": runs.environment(), "command": runs.command_line()})
-    return {**read_json(case.path), "path": str(case.path)}
+    return results.write(case.path, result, start=start)
 
 
 def _facts(case: Case, found: Inference, *, needs: Sequence[str]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def show(result: dict[str, Any]) -> str:
 def defended(result: dict[str, Any]) -> str:
     """The run's defence, and whether the attacker knows it."""
     options = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in result["defence"].items() if k != "name")
-    knows = {True: "; the attacker knows it", False: "; the attacker does not know it", None: ""}[result["adaptive"]]
+    knows = {True: "; the attacker knows it", False: "; the attacker does not know it", None: ""}[result.get("adaptive")]
     return f"defence: {result['defence']['name']} ({options}){knows}"
 
 
@@ -93,7 +93,7 @@ def notes(result: dict[str, Any]) -> list[str]:
         arrived = sum(s["arrived"] for s in result["per_seed"]) / len(result["per_seed"])
         found.append(f"the search came within 1 % of the smashed data (squared) for {arrived:.0%} of the targets; where it did not, a high "
                      "error says that it did not arrive, not that the image is safe")
-    if result["adaptive"] is False:
+    if result.get("adaptive") is False:
         found.append("this attacker does not know the defence; whoever trains through it (--attacker adaptive) may see more")
     if result["name"] == "unsplit" and result["per_seed"][0]["l2"] > 0:
         found.append("the published prior of this attack (--unsplit.l2) draws images towards black: structure says more than the error")

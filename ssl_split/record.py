@@ -72,9 +72,9 @@ class Recorder:
         if not bool(heard.any()):
             return
         rows = taken["z"].shape[1]
-        made = {"z": taken["z"][heard].flatten(0, 1), "images": self._images(rows, 0)[heard].flatten(0, 1)}
+        made = {"z": taken["z"][heard].flatten(0, 1), "images": self._images(self._views, rows)[heard].flatten(0, 1)}
         if "key_z" in taken:
-            made |= {"key_z": taken["key_z"][heard].flatten(0, 1), "key_images": self._images(rows, -1)[heard].flatten(0, 1)}
+            made |= {"key_z": taken["key_z"][heard].flatten(0, 1), "key_images": self._images(self._views[::-1], rows)[heard].flatten(0, 1)}
         if "labels" in taken:
             made["labels"] = taken["labels"][heard].flatten()
         made |= {name: taken[name][heard].repeat_interleave(rows) for name in ("clients", "steps")}
@@ -90,9 +90,8 @@ class Recorder:
             everybody[answered] = taken["gradients"][taken["gradients came"]]
         return {"gradients": everybody[heard].flatten(0, 1), "answered": answered[heard].repeat_interleave(rows)}
 
-    def _images(self, rows: int, first: int) -> Tensor:
-        """The views `(A, R, 3, S, S)` behind activations, in [0, 1]; both, the other one behind the first, where 2 B rows were sent."""
-        views = self._views if first == 0 else self._views[::-1]
+    def _images(self, views: tuple[Tensor, ...], rows: int) -> Tensor:
+        """The images `(A, R, 3, S, S)` in [0, 1] behind activations of the first view, or of all one after another where R is not B."""
         joined = views[0] if views[0].shape[1] == rows else torch.cat(views, 1)
         return (joined.detach().float().cpu() * self._std + self._mean).clamp(0, 1)
 

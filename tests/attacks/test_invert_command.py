@@ -79,6 +79,19 @@ def test_course(run_dir: Path, capsys: pytest.CaptureFixture[str], method: str, 
     assert {p: p.stat().st_mtime_ns for p in run_dir.rglob("*")} == before
 
 
+def test_a_result_from_before_defences_and_identification_is_shown(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Results are kept over versions of the program: what an older one lacks is left out, not a traceback."""
+    words = ["--checkpoint", str(run_dir), "--method", "ridge", *SMALL]
+    invert.main(words)
+    shown = capsys.readouterr().out
+    (file,) = run_dir.glob("attacks/ridge-*/result.json")
+    lacking = ("defence", "adaptive", "identification", "classification")
+    file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k not in lacking}))
+    invert.main(words)
+    older = capsys.readouterr().out.splitlines()
+    assert set(older) < set(shown.splitlines())
+
+
 def test_numbers_are_those_of_the_tensors(run_dir: Path) -> None:
     """The error in the file equals the error of the stored reconstructions, up to their 16 bits; the headline is ridge's own."""
     invert.main(["--checkpoint", str(run_dir), "--method", "ridge", *SMALL])

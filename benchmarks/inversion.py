@@ -1,8 +1,8 @@
 """What an inversion attack costs: seconds, and reconstructed images per second, of every method on one client half, in one run.
 
-    python benchmarks/attacks.py                                                  # ResNet-18 at cut 13, quick, all methods
-    python benchmarks/attacks.py --budget standard --only ridge decoder --aux 5000
-    python benchmarks/attacks.py --cut 5 --width 0.25 --precision bf16
+    python benchmarks/inversion.py                                                  # ResNet-18 at cut 13, quick, all methods
+    python benchmarks/inversion.py --budget standard --only ridge decoder --aux 5000
+    python benchmarks/inversion.py --cut 5 --width 0.25 --precision bf16
 
 The client is untrained and the images are smooth noise: an attack costs the same on others, but for a decoder that stops early where its
 validation levels off. Seconds run from the first query to the scores of all targets; ridge is the unit of the last column.
@@ -15,6 +15,7 @@ import platform
 import time
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from attacks.api import METHODS
@@ -49,7 +50,11 @@ def main() -> None:
     allocator.keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = configuration.from_dict({"arch": args.arch, "cut": args.cut, "width": args.width, "algorithm": "mocosfl"})
-    client = build(config, image_size=args.image_size, classes=0).client.eval().to(device)
+
+    def fresh(seed: int) -> nn.Module:
+        return build(config.replace(seed=seed), image_size=args.image_size, classes=0).client.eval().to(device)
+
+    client = fresh(0)
     targets, own, private = (smooth(n, args.image_size, s).to(device) for n, s in ((args.targets, 0), (args.aux, 2), (args.aux, 4)))
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {device}; {args.arch} x{args.width:g} cut "
           f"{args.cut}, {args.targets} targets, {args.aux} own images, {args.budget}, {args.precision}")
@@ -58,7 +63,7 @@ def main() -> None:
     for method in sorted(args.only, key=lambda name: name != "ridge"):
         given = {"precision": args.precision} if method in OWN_OPTIONS else {}
         start = time.perf_counter()
-        reconstruct(client, targets, own, method=method, private=private, budget=args.budget, seeds=1, **given)
+        reconstruct(client, targets, own, method=method, private=private, fresh=fresh, budget=args.budget, seeds=1, **given)
         found[method] = time.perf_counter() - start
         unit = f"{found[method] / found['ridge']:>9.1f}x" if "ridge" in found else f"{'-':>10}"
         print(f"{method:<10}{found[method]:>10.1f}{args.targets / found[method]:>11.1f}{unit}", flush=True)
