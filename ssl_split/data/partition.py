@@ -6,7 +6,12 @@ iid        equal random parts.
 shards     sort by label, cut into cN contiguous shards at floor(j n / cN), deal c shards to each client without replacement
            (McMahan et al. 2017; what the papers call c classes per client).
 classes    exactly c distinct classes per client; every class has Nc/C owners, give or take one, and is split evenly between them.
-dirichlet  each class is split by its own draw from Dirichlet(beta) over the clients (Hsu et al. 2019).
+dirichlet  each class is split by its own draw from Dirichlet(beta) over the clients (Yurochkin et al. 2019); sizes follow.
+dirichlet_balanced
+           clients of equal size, each with its own draw from Dirichlet(beta) over the classes (Hsu et al. 2019; Acar et al. 2021):
+           clients take images in random turns, each of a class drawn from its shares among the classes of which images are left.
+           (The code of FedSMOO, FedLESAM and FedWMSAM hands images out again where a class has run out; here every image has one
+           owner.)
 ratio      a share rho of each client's images comes from its one main class, the rest at random from all that is left (of which
            the main class is a part). Main classes are dealt in turn, and a client is as large as its main class divided by the
            clients that share it: the share is exact and no surplus remains. With equal classes, clients are equally large where
@@ -174,6 +179,24 @@ def _dirichlet(labels: Tensor, options: Partition, clients: int, generator: torc
     return _deal(members, _round_columns(shares * sizes))
 
 
+def _dirichlet_balanced(labels: Tensor, options: Partition, clients: int, generator: torch.Generator) -> list[Tensor]:
+    members = _members(labels, generator)
+    left = torch.tensor([len(m) for m in members])
+    weights = _dirichlet_logits(options.beta, clients, len(members), generator)  # (clients, classes)
+    turns = (torch.arange(len(labels)) % clients)[torch.randperm(len(labels), generator=generator)]
+    amounts = torch.zeros(clients, len(members), dtype=torch.int64)
+    while len(turns):  # until the next class runs out the turns are independent draws: at most as many passes as classes
+        shares = weights.masked_fill(left == 0, -torch.inf).softmax(1).cumsum(1)
+        uniform = torch.rand(len(turns), generator=generator, dtype=torch.float64)
+        drawn = torch.searchsorted((shares / shares[:, -1:])[turns], uniform[:, None], right=True).flatten()
+        taken = torch.nn.functional.one_hot(drawn, len(members)).cumsum(0)
+        valid = int((taken <= left).all(1).sum())
+        amounts.index_put_((turns[:valid], drawn[:valid]), torch.tensor(1), accumulate=True)
+        left -= torch.bincount(drawn[:valid], minlength=len(members))
+        turns = turns[valid:]
+    return _deal(members, amounts)
+
+
 def _ratio(labels: Tensor, options: Partition, clients: int, generator: torch.Generator) -> list[Tensor]:
     members = _members(labels, generator)
     sizes = torch.tensor([len(m) for m in members], dtype=torch.float64)
@@ -233,15 +256,20 @@ def _round_columns(amounts: Tensor) -> Tensor:
 
 
 def _dirichlet_draws(beta: float, draws: int, clients: int, generator: torch.Generator) -> Tensor:
-    """Draws from a symmetric Dirichlet distribution as the columns of float64 (clients, draws).
+    """Draws from a symmetric Dirichlet distribution as the columns of float64 (clients, draws)."""
+    return _dirichlet_logits(beta, draws, clients, generator).softmax(1).T.contiguous()
+
+
+def _dirichlet_logits(beta: float, draws: int, size: int, generator: torch.Generator) -> Tensor:
+    """Draws from a symmetric Dirichlet distribution as logits, the rows of float64 (draws, size).
 
     A gamma variable of shape beta is one of shape beta + 1 times U^(1 / beta); in logarithms a small beta cannot become 0 / 0.
     """
     seed = int(torch.randint(2**62, (), generator=generator))
     random = np.random.Generator(np.random.PCG64(seed))
-    gamma = random.standard_gamma(beta + 1, size=(draws, clients))
-    uniform = 1 - random.random(size=(draws, clients))  # (0, 1]
-    return torch.from_numpy(np.log(gamma) + np.log(uniform) / beta).softmax(1).T.contiguous()
+    gamma = random.standard_gamma(beta + 1, size=(draws, size))
+    uniform = 1 - random.random(size=(draws, size))  # (0, 1]
+    return torch.from_numpy(np.log(gamma) + np.log(uniform) / beta)
 
 
 _UNLABELLED: dict[str, UnlabelledRule] = {"iid": _iid, "quantity": _quantity}
@@ -249,6 +277,7 @@ _LABELLED: dict[str, Rule] = {
     "shards": _shards,
     "classes": _classes,
     "dirichlet": _dirichlet,
+    "dirichlet_balanced": _dirichlet_balanced,
     "ratio": _ratio,
     "longtail": _longtail,
 }

@@ -74,7 +74,7 @@ def test_the_table_names_every_data_set_and_every_partition() -> None:
     for name in config.DATASETS:
         assert f"\n| `{name}` |" in TEXT
     kinds = config.Partition.__dataclass_fields__["kind"].metadata["choices"]
-    assert len(kinds) == 7
+    assert len(kinds) == 8
     for kind in kinds:
         assert re.search(rf"\n\| `{kind}`( \(default\))? \|", TEXT)
 
