@@ -17,7 +17,8 @@ class Partition:
     kind: str = field("shards", "rule that deals the images", choices=("iid", "shards", "classes", "dirichlet",
                                                                      "dirichlet_balanced", "ratio", "quantity", "longtail"))
     classes: int = field(2, "classes per client (shards, classes)", low=1)
-    beta: float = field(0.5, "Dirichlet concentration (dirichlet: over clients per class; dirichlet_balanced: over classes per client; quantity: over client sizes)", above=0)
+    beta: float = field(0.5, "Dirichlet concentration (dirichlet: over clients per class; dirichlet_balanced: over classes per client; "
+                                  "quantity: over client sizes)", above=0)
     ratio: float = field(0.5, "share of a client's images from its main class (ratio)", low=0, high=1)
     imbalance: float = field(100.0, "largest class over smallest class of each client (longtail)", low=1)
     seed: int = field(0, "seed of the partition alone", low=0)
