@@ -11,9 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from ssl_split import defence_sections as defending
-from ssl_split import fields
+from ssl_split import fields, refusals
 from ssl_split.defence_sections import DEFENCES as DEFENCES
 from ssl_split.fields import field
+from ssl_split.names import ALGORITHMS as ALGORITHMS
+from ssl_split.names import ARCHITECTURES as ARCHITECTURES
+from ssl_split.names import DATASETS as DATASETS
+from ssl_split.names import FEDERATED as FEDERATED
+from ssl_split.names import FEDERATED_SSL as FEDERATED_SSL
+from ssl_split.names import INDEXED as INDEXED
+from ssl_split.names import PERTURBED as PERTURBED
+from ssl_split.names import SELF_SUPERVISED as SELF_SUPERVISED
+from ssl_split.names import SUPERVISED as SUPERVISED
+from ssl_split.names import UNSPLIT as UNSPLIT
+from ssl_split.names import WEIGHED_BY_DATA as WEIGHED_BY_DATA
 from ssl_split.sections import AdamOptions as AdamOptions
 from ssl_split.sections import Augment as Augment
 from ssl_split.sections import Bottleneck as Bottleneck
@@ -33,22 +44,6 @@ from ssl_split.sections import Wire as Wire
 RESULTS_VERSION = 1
 """Raised by hand whenever equal configurations give other numbers than before."""
 
-DATASETS = ("digits", "photos", "cifar10", "cifar100", "svhn", "stl10", "mnist", "fashion_mnist", "imagefolder", "tsv")
-ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "mobilenetv2", "vgg11", "vgg16", "alexnet", "cnn4", "mlp", "vit", "opt")
-FEDERATED_SSL = ("fedmoco", "fedbyol", "fedema")
-SELF_SUPERVISED = ("mocosfl", "monacosfl", "moco", *FEDERATED_SSL)
-SUPERVISED = ("sfl_v1", "sfl_v2", "minibatch_sfl", "smofi", "mu_splitfed", "gas", "split_learning", "centralised")
-FEDERATED = ("fedavg", "fedavgm", "slowmo", "fedprox", "scaffold", "fedcm", "fedsam", "mofedsam", "fedgamma", "feddyn", "fedsmoo",
-             "fedlesam", "fedlesam_s", "fedlesam_d", "fedwmsam")
-WEIGHED_BY_DATA = ("fedavg", "fedavgm", "slowmo", "fedprox", *FEDERATED_SSL)
-"""Federated methods whose averages are published with weights by data."""
-PERTURBED = ("fedsam", "mofedsam", "fedgamma", "fedsmoo", "fedlesam", "fedlesam_s", "fedlesam_d", "fedwmsam")
-"""Federated methods that take the gradient at a distance."""
-INDEXED = PERTURBED[4:]
-"""Those of which the published code indexes a flat vector by the number of a tensor."""
-UNSPLIT = FEDERATED + FEDERATED_SSL
-"""Algorithms whose cut is `full` unless one is given; then they send weights alone."""
-ALGORITHMS = SELF_SUPERVISED + SUPERVISED + FEDERATED
 UNFINGERPRINTED = ("name", "data_dir", "download", "device", "threads", "out", "checkpoint_every_seconds", "keep_checkpoints",
                    "allocator", "engine", "target_accuracy", "record_wire")
 
@@ -271,24 +266,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
         if not config.cut.isdigit():
             raise ValueError(f"cut must be a number or full, not {config.cut!r}")
         config = dataclasses.replace(config, cut=int(config.cut))
-    if isinstance(config.cut, int) and config.cut < 0:
-        raise ValueError(f"cut = {config.cut} is impossible: it must be 0, a positive number or full")
-    if config.clients_per_round is not None and config.clients_per_round > config.clients:
-        raise ValueError(f"clients_per_round = {config.clients_per_round} is more than the {config.clients} clients there are")
-    for part in ("compute", "link"):
-        if getattr(config.network, part) == "pareto" and getattr(config.network, f"{part}_spread") <= 1:
-            spread = getattr(config.network, f"{part}_spread")
-            raise ValueError(f"network.{part}_spread = {spread:g} is impossible with pareto, whose mean is finite only for a shape above 1")
-    _check_loss(config)
-    _check_unread(config)
-    _check_text(config)
-    defending.check(config, known=Config())
-    if config.freeze_client and config.algorithm in (*UNSPLIT, "centralised", "moco"):
-        raise ValueError(f"freeze_client is not defined for {config.algorithm}, whose clients send weights: use a split algorithm")
-    if config.arch not in ARCHITECTURES and ".py:" not in config.arch:
-        raise ValueError(f"arch = {config.arch!r} does not exist: {fields.nearest(config.arch, ARCHITECTURES)} or FILE.py:build")
-    if config.name is not None and (not config.name or set(config.name) & set('/\\:*?"<>|') or config.name.startswith(".")):
-        raise ValueError(f"name = {config.name!r} cannot name a folder")
+    refusals.check(config, known=Config())
     return config
 
 
@@ -297,74 +275,6 @@ def _digest(run: Path) -> str:
     found = sorted((run / "checkpoints").glob("step-*.safetensors"))
     file = found[-1] if found else run
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else str(run)
-
-
-def _check_unread(config: Config) -> None:
-    """Refuse a field that the algorithm would not read: what is set is what runs."""
-    known, unread = Config(), []
-    if config.federated_ssl:
-        unread = ["outer", "divergence_every_rounds", "client_grad_scale", "queue", "reset_momentum"]
-        if config.symmetric == "original":
-            raise ValueError(f"symmetric = 'original' is how MocoSFL divides two terms, not {config.algorithm}: use stacked or none")
-    elif not config.supervised:
-        unread = ["optimiser", "optimiser_state", "adam", "clip_norm", "outer", "local_steps", "clients_at_once", "divergence_every_rounds"]
-        if config.schedule == "exponential":
-            raise ValueError(f"schedule = 'exponential' falls from round to round, which {config.algorithm} does not know: use cosine or "
-                             "constant")
-    elif config.algorithm in FEDERATED:
-        unread = ["outer"] * (config.algorithm not in ("fedavgm", "slowmo"))
-    elif config.algorithm not in ("sfl_v1", "mu_splitfed"):
-        unread = ["clients_at_once"] + ["outer"] * (config.algorithm == "centralised")
-    if config.algorithm not in PERTURBED:
-        unread += ["perturbation_every_rounds"]
-    if config.algorithm not in INDEXED:
-        unread += ["published_perturbation"]
-    for name in unread:
-        value, default = getattr(config, name), getattr(known, name)
-        if value != default:
-            raise ValueError(f"{name} is not read by {config.algorithm}: it belongs to other algorithms (docs/algorithms.md); leave it at "
-                             "its default")
-
-
-def _check_text(config: Config) -> None:
-    """Refuse what has no meaning for sentences, and transformers of sentences on images."""
-    own = ".py:" in config.arch
-    if config.dataset != "tsv":
-        if config.arch == "opt":
-            raise ValueError(f"arch = 'opt' reads sentences, and {config.dataset} holds images: use --dataset tsv")
-        if config.text != TextOptions():
-            raise ValueError(f"text.* is read with dataset tsv alone, not with {config.dataset}")
-        return
-    if config.arch != "opt" and not own:
-        raise ValueError(f"arch = {config.arch!r} reads images, and dataset tsv holds sentences: use --arch opt or FILE.py:build")
-    if not config.supervised:
-        raise ValueError(f"{config.algorithm} learns from random views of images, and dataset tsv holds sentences: choose a supervised "
-                         f"algorithm ({', '.join(SUPERVISED)})")
-    if config.algorithm == "gas" and config.gas.generate:
-        raise ValueError("gas cannot generate smashed data of sentences, where rows of zeros are padding: set --gas.generate false")
-    codec = config.wire.activations
-    if codec.startswith("int8") or (codec != "fp32" and config.cut == 0):
-        raise ValueError(f"wire.activations = {codec!r} would change "
-                         f"{'token ids' if config.cut == 0 else 'rows of zeros, which are padding'}: use fp32"
-                         f"{'' if config.cut == 0 else ', fp16 or bf16'}")
-    if config.arch == "opt" and config.width != 1:
-        raise ValueError("width is not read by arch opt: start from --config sentences.yaml, and set --text.hidden and --text.feed-forward")
-    if config.text.hidden % config.text.heads:
-        raise ValueError(f"text.hidden = {config.text.hidden} is no multiple of text.heads = {config.text.heads}")
-
-
-def _check_loss(config: Config) -> None:
-    """Refuse lost messages where nobody has said what they would mean."""
-    loss = config.loss
-    if loss.retransmit and any(loss.of(kind) == 1 for kind in loss.kinds):
-        raise ValueError("loss.retransmit never ends with a probability of 1: choose a smaller one")
-    if not loss.happens:
-        return
-    fixed = (("wire.model_traffic", config.wire.model_traffic, "lazy"), ("queue", config.queue, "shared"),
-             ("monacosfl.align", config.monacosfl.align, "average"), ("published_pool_average", config.published_pool_average, False))
-    for name, value, legal in fixed:
-        if value != legal:
-            raise ValueError(f"{name} = {value!r} is not defined with lost messages: use {legal!r}, or loss.retransmit")
 
 
 def find(path: str) -> Path:
