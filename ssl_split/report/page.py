@@ -16,7 +16,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ssl_split.report import text, verdicts
+from ssl_split.report import leaks, text, verdicts
 from ssl_split.report.collect import Outcome, Run
 from ssl_split.report.draw import Drawing
 from ssl_split.report.flags import flags
@@ -171,8 +171,11 @@ def context(study: Study, drawings: list[Drawing], out: Path) -> dict[str, Any]:
         "problems": [g for g in study.groups if g.problems], "attack_column": next((c.key for c in shown if c.part == ATTACK), None),
         "settings": any(g.setting for g in study.groups), "monitor": study.accuracy in MONITORS.values(), "anchor": anchor,
         "seed_value": seed_value, "command": command, "machine": machine, "by_kind": by_kind,
-        "as_yaml": as_yaml, "write": text.FORMATS, "spread": text.spread, "took": text.seconds, "score": text.score, "ratio": text.ratio,
-        "percent": text.percent, "place": lambda path: Path(os.path.relpath(path, out)).as_posix(),
+        "as_yaml": as_yaml, "write": text.FORMATS, "spread": text.spread, "took": text.seconds,
+        "memberships": leaks.memberships(study), "labels": leaks.labels(study),
+        "inversions": [o.label for run in study.runs for o in run.of("attack") if o.number("mse") is not None],
+        "score": text.score, "ratio": text.ratio, "percent": text.percent,
+        "place": lambda path: Path(os.path.relpath(path, out)).as_posix(),
         "again": "python -m ssl_split.report " + shlex.quote(str(study.collection.directory)),
     }
 

@@ -24,11 +24,15 @@ OUTCOME = ("kind", "name", "label", "outcome_state", "outcome_reason")
 PROBE = ("features", "accuracy", "low", "high", "test_images")
 RULERS = ("raw_pixels", "untrained")
 ATTACK = ("mse", "psnr", "psnr_of_mean_mse", "ssim", "r2", "ssim_gain", "blind_mse", "blind_ssim", "untrained_mse", "untrained_ssim",
-          "untrained_r2", "validation_mse", "targets", "aux", "budget")
+          "untrained_r2", "validation_mse", "targets", "aux", "budget", "auc", "untrained_auc", "balanced_accuracy", "verdict")
+NESTED = {"tpr_at_0.01": ("tpr", "0.01", "value"), "tpr_at_0.001": ("tpr", "0.001", "value"),
+          "identified_top1": ("identification", "pixels", "top1", "rate"), "identified_chance": ("identification", "chance_top1"),
+          "class_told": ("classification", "reconstructions", "rate"), "class_told_of_truth": ("classification", "true_targets", "rate")}
+"""Columns of numbers that stand deeper in an attack's result."""
 SCORES = ("mse", "ssim", "r2")
 COLUMNS = (*RUN_COLUMNS, *TRAINING, *TARGET, *DIVERGENCE, "validation_knn", "validation_accuracy", *OUTCOME, *PROBE,
            *(f"{r}_{k}" for r in RULERS for k in ("accuracy", "low", "high")), *ATTACK,
-           *(f"{s}_{end}" for s in SCORES for end in ("low", "high")), "attacker_seeds", "strongest", "options", "directory")
+           *(f"{s}_{end}" for s in SCORES for end in ("low", "high")), *NESTED, "attacker_seeds", "strongest", "options", "directory")
 
 
 def rows(study: Study) -> list[dict[str, Any]]:
@@ -68,6 +72,7 @@ def _outcome(outcome: Outcome, *, strongest: bool) -> dict[str, Any]:
     known: dict[str, Any] = {"kind": outcome.kind, "name": outcome.name, "label": outcome.label, "outcome_state": "done"}
     known |= {k: values.get(k) for k in (PROBE if outcome.kind == "probe" else ATTACK)}
     known |= {f"{r}_{k}": outcome.number(r, k) for r in RULERS for k in ("accuracy", "low", "high") if outcome.kind == "probe"}
+    known |= {k: outcome.number(*keys) for k, keys in NESTED.items() if outcome.kind == "attack"}
     intervals = values.get("intervals")
     for score in SCORES:
         ends = intervals.get(score) if isinstance(intervals, Mapping) else None

@@ -1,0 +1,106 @@
+"""Membership and label attacks in the report: their own tables, their numbers in the CSV, the rulers beside them."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+from typing import Any
+
+import synthetic_runs as made
+
+from ssl_split.report import build, leaks
+from ssl_split.report.collect import collect
+from ssl_split.report.table import Study, study
+
+
+def add(run: Path, name: str, **values: Any) -> None:
+    """A result of an attack that rebuilds nothing."""
+    made.write_json(run / "attacks" / f"{name}-1" / "result.json", {
+        "kind": "attack", "name": name, "options": {}, "seconds": 3.0, "checkpoint": {"finished": True}, "environment": {},
+        "verdict": "A sentence.", "command": f"python -m attacks.{name.split('-')[0]}", **values})
+
+
+def member(run: Path) -> None:
+    """AUC .61 where guessing is .5, untrained .52."""
+    add(run, "membership-alignment", auc=0.61, low=0.58, high=0.64, untrained_auc=0.52, members=1000, nonmembers=900,
+        tpr={"0.01": {"value": 0.031, "low": 0.02, "high": 0.04}, "0.001": {"value": None, "reason": "too few"}}, needs=["query"])
+
+
+def fewshot(run: Path) -> None:
+    """45 % with neighbours, 40 % by a line; untrained 30, pixels 35 %."""
+    def row(features: str, classifier: str, shots: int | None, accuracy: float) -> dict[str, Any]:
+        return {"features": features, "classifier": classifier, "shots": shots, "accuracy": accuracy, "low": accuracy - 0.03,
+                "high": accuracy + 0.03}
+
+    add(run, "label-fewshot", chance=0.11, needs=["smashed", "aux_labels"],
+        untrained=[row("flat", "line", 5, 0.3), row("flat", "line", 1, 0.2)],
+        rows=[row("flat", "line", 5, 0.40), row("pooled", "neighbours", None, 0.45)], pixels=[row("pixels", "line", None, 0.35)])
+
+
+def norm(run: Path) -> None:
+    """Rows of classes, and their mean as the last one."""
+    add(run, "label-norm", chance=0.5, needs=["gradient_view"],
+        rows=[{"class": 0, "auc": 0.9, "low": 0.8, "high": 1.0}, {"class": None, "auc": 0.7, "low": 0.65, "high": 0.75}],
+        untrained=[{"class": 0, "auc": 0.5}, {"class": None, "auc": 0.55}])
+
+
+def read(directory: Path) -> Study:
+    """The study of a folder."""
+    return study(collect(directory))
+
+
+def test_findings_hold_the_numbers_of_the_files(tmp_path: Path) -> None:
+    run = made.make_run(tmp_path)
+    made.add_attack(run, 0.02)
+    for attack in (member, fewshot, norm):
+        attack(run)
+    (found,) = leaks.memberships(read(tmp_path))
+    assert (found.measure, found.value, found.low, found.high, found.chance) == ("AUC", 0.61, 0.58, 0.64, 0.5)
+    assert found.rulers == {"untrained": 0.52}
+    assert found.way == "1000 members, 900 others; 0.031 of the members at 1 % false alarms"
+    shots, gradient = leaks.labels(read(tmp_path))
+    assert (shots.measure, shots.value, shots.chance, dict(shots.rulers)) == ("accuracy", 0.45, 0.11, {"untrained": 0.3, "pixels": 0.35})
+    assert shots.way == "pooled, neighbours, all images"
+    assert (gradient.measure, gradient.value, gradient.chance, dict(gradient.rulers)) == ("AUC", 0.7, 0.5, {"untrained": 0.55})
+
+
+def test_pages_and_csv_show_them_beside_their_rulers(tmp_path: Path) -> None:
+    run = made.make_run(tmp_path)
+    made.add_attack(run, 0.02)
+    for attack in (member, fewshot, norm):
+        attack(run)
+    page = build.write(tmp_path).read_text(encoding="utf-8")
+    for title in ("who was among the training images", "tell an image's class", "rebuild images"):
+        assert re.search(f"<h3>[^<]*{title}[^<]*</h3>", page.replace("&#39;", "'")), title
+    rows = [re.sub("<[^>]+>", " ", row) for row in re.findall(r"<tr>.*?</tr>", page, re.S)]
+    (shown,) = [row for row in rows if "label-fewshot" in row]
+    assert [float(n) for n in re.findall(r"0\.\d{3}", shown)] == [0.45, 0.42, 0.48, 0.11, 0.3, 0.35]
+    (shown,) = [row for row in rows if "membership-alignment" in row]
+    assert "query" in shown
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| 0.610 \\[0.580, 0.640\\] | 0.500 | 0.520 | – |" in text
+    table = list(csv.DictReader((tmp_path / "results.csv").open(encoding="utf-8")))
+    (row,) = [r for r in table if r["name"] == "membership-alignment"]
+    assert (row["auc"], row["untrained_auc"], row["tpr_at_0.01"], row["tpr_at_0.001"]) == ("0.61", "0.52", "0.031", "")
+
+
+def test_identification_stands_beside_the_reconstruction(tmp_path: Path) -> None:
+    run = made.make_run(tmp_path)
+    folder = made.add_attack(run, 0.02)
+    values = made.json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    made.write_json(folder / "result.json", values | {
+        "identification": {"gallery": 1128, "chance_top1": 0.00089, "pixels": {"top1": {"rate": 0.953, "low": 0.9, "high": 1.0}}},
+        "classification": {"reconstructions": {"rate": 0.31}, "true_targets": {"rate": 0.52}, "chance": 0.1}})
+    page = build.write(tmp_path).read_text(encoding="utf-8")
+    (shown,) = [row for row in re.findall(r"<tr>.*?</tr>", page, re.S) if "<td>ridge</td>" in row and "95.3" in row]
+    assert [re.search(n, shown) is not None for n in ("95.3 %", "0.1 %", "31.0 %", "52.0 %")] == [True] * 4
+
+
+def test_damaged_results_are_left_out(tmp_path: Path) -> None:
+    run = made.make_run(tmp_path)
+    add(run, "membership-norm", auc="high")
+    add(run, "label-fewshot", rows=[])
+    add(run, "label-norm", rows=["no mapping"])
+    assert leaks.memberships(read(tmp_path)) == leaks.labels(read(tmp_path)) == []
+    assert "among the training images" not in build.write(tmp_path).read_text(encoding="utf-8")
