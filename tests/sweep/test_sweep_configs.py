@@ -14,7 +14,7 @@ SIZES = {"quick": (12, 36), "photos": (5, 15), "privacy_utility": (54, 432), "cu
          "smofi_short": (45, 90), "smofi_staleness": (12, 24), "minibatch_short": (63, 126), "gas_short": (36, 72),
          "mu_splitfed_short": (36, 72), "lost_messages_short": (8, 24), "federated_short": (135, 270),
          "sam_radius_short": (80, 160), "sam_epochs_short": (36, 72), "fedwmsam_ablation_short": (22, 44),
-         "federated_ssl_short": (6, 18), "federated_longer_short": (4, 8), "federated_even_short": (12, 24), "defences": (24, 120)}
+         "federated_ssl_short": (8, 24), "federated_longer_short": (4, 8), "federated_even_short": (12, 24), "defences": (24, 120)}
 """Name -> trainings, jobs."""
 
 
