@@ -19,6 +19,9 @@ from ssl_split.run import command_line
 from ssl_split.traffic import MIB, TWICE, federated_bytes, published_mocosfl, split_ssl_bytes, supervised_sfl_bytes
 from ssl_split.training import Training
 
+COLLAPSED = 0.1
+"""Share of the spread of evenly spread projections below which they have collapsed; trainings that worked here had .3 to .7."""
+
 
 def summarise(training: Training, state: State, *, images: int, seconds: float) -> dict[str, Any]:
     """Accuracy by validation, bytes by ledger and by closed form, sizes and speed.
@@ -38,7 +41,8 @@ def summarise(training: Training, state: State, *, images: int, seconds: float) 
         "defence": config.defence, "privacy": _privacy(training, state),
         "finished": True, "steps": state.step, "rounds": state.round, "loss": at_syncs[-1].get("train_loss", at_syncs[-1].get("loss")),
         "train_accuracy": at_syncs[-1].get("train_accuracy"), **validation, "reached": _reached(lines, config.target_accuracy),
-        "collapse_std": at_syncs[-1].get("collapse_std"), "late_oscillation": late_oscillation(lines),
+        "collapse_std": at_syncs[-1].get("collapse_std"), "collapsed": collapsed(at_syncs[-1].get("collapse_std"), config.head.out),
+        "late_oscillation": late_oscillation(lines),
         **_traffic(training, state), **_sizes(training), "client_memory_bytes": _client_memory(training),
         "divergence": divergence if divergence["online_to_mean"] is not None else None,
         **_work(state), "virtual_seconds": float(state.tensors["clock"].max()), **waiting(state), "seconds": round(seconds, 2),
@@ -64,6 +68,18 @@ def tensors_per_pass(config: Config) -> int:
         return 4 if config.symmetric == "stacked" else 2
     zeroth_order = config.algorithm == "mu_splitfed" and config.mu_splitfed.estimator == "spsa" and config.cut != 0
     return 3 if zeroth_order else 1 + (config.algorithm in TWICE)
+
+
+def collapsed(spread: float | None, dimensions: int) -> bool | None:
+    """Whether projections of different images are nearly one vector; None where there are no projections.
+
+    Unit vectors that are spread evenly have a standard deviation of `dimensions ** -0.5` in each dimension.
+
+    Args:
+        spread: Mean over dimensions of the standard deviation of normalised projections over a batch.
+        dimensions: Of a projection.
+    """
+    return None if spread is None else spread * math.sqrt(dimensions) < COLLAPSED
 
 
 def _validated(lines: list[dict[str, Any]], name: str) -> dict[str, float] | None:

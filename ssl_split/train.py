@@ -305,6 +305,9 @@ def _report(done: Run, config: Config) -> None:
     loss = "none (every message was lost)" if result["loss"] is None else f"{result['loss']:.4f}"
     print(f"loss {loss}   validation {name} {validated}   {result['mib_per_client']:.1f} MiB per client   "
           f"{result['images_per_second']:.0f} images/s")
+    if result.get("collapsed"):
+        print(f"the projections have collapsed: their standard deviation over images is {result['collapse_std']:.2g}, and would be "
+              f"{config.head.out ** -0.5:.2g} if they were spread evenly; the features are of little use")
     if claim := result.get("privacy"):
         print(f"smashed data: local differential privacy, epsilon {claim['epsilon_of_one_release']:g} for one release of an image, "
               f"{claim['epsilon_rdp']:.4g} (RDP; exact {claim['epsilon_exact']:.4g}) for all {claim['releases']}, "

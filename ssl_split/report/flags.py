@@ -33,6 +33,10 @@ def flags(study: Study) -> list[str]:
     if wrong:
         said.append(f"The counted bytes differ from the closed form in {len(wrong)} runs ({wrong[0]}): one of the two is wrong, or "
                     "messages were lost or ran short.")
+    collapsed = [run.name for run in finished if run.result.get("collapsed")]
+    if collapsed:
+        said.append(f"The projections of {len(collapsed)} run(s) have collapsed to nearly one vector ({collapsed[0]}): their features are of "
+                    "little use.")
     trials = [run.name for run in finished if run.config.get("max_steps") is not None]
     if trials:
         said.append(f"{len(trials)} runs are trials that stopped early (max_steps).")

@@ -272,6 +272,14 @@ def test_a_ledger_that_differs_from_the_closed_form_is_flagged(tmp_path: Path) -
     assert "differ from the closed form in 1 runs" in said
 
 
+def test_collapsed_projections_are_flagged(tmp_path: Path) -> None:
+    run = made.make_run(tmp_path)
+    values = json.loads((run / "result.json").read_text())
+    made.write_json(run / "result.json", values | {"collapsed": True})
+    (said,) = flags(read(tmp_path))
+    assert said.startswith("The projections of 1 run(s) have collapsed")
+
+
 def test_curves_are_means_over_seeds(tmp_path: Path) -> None:
     """10 lines, one a round: x is the round, the mean of two equal seeds is each of them."""
     for seed in range(2):

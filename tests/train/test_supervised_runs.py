@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from tiny import TINY, tiny
 
@@ -18,6 +19,7 @@ from ssl_split import run as runs
 from ssl_split import train
 from ssl_split.config import FEDERATED, FEDERATED_SSL, SUPERVISED
 from ssl_split.report import build
+from ssl_split.summary import collapsed
 from ssl_split.sweep import plan
 from ssl_split.sweep.jobs import jobs
 
@@ -61,6 +63,16 @@ def test_federated_runs_send_what_the_closed_form_says(algorithm: str, tmp_path:
     assert 0 <= result["validation_accuracy"]["low"] <= result["validation_accuracy"]["accuracy"] <= 1
 
 
+def test_projections_have_collapsed_when_they_are_nearly_one_vector() -> None:
+    """Random unit vectors are spread evenly; the same one with little noise is not."""
+    vectors = torch.nn.functional.normalize(torch.randn(2000, 64, generator=torch.Generator().manual_seed(0)), dim=1)
+    assert float(vectors.std(0).mean()) == pytest.approx(64**-0.5, rel=0.02)
+    assert collapsed(float(vectors.std(0).mean()), 64) is False
+    close = torch.nn.functional.normalize(vectors[:1] + 0.05 * vectors, dim=1)
+    assert collapsed(float(close.std(0).mean()), 64) is True
+    assert collapsed(None, 64) is None
+
+
 @pytest.mark.parametrize("algorithm", FEDERATED_SSL)
 @pytest.mark.parametrize("cut", [5, "full"])
 def test_self_supervised_federated_runs_are_runs_like_any_other(algorithm: str, cut: int | str, tmp_path: Path) -> None:
@@ -72,6 +84,7 @@ def test_self_supervised_federated_runs_are_runs_like_any_other(algorithm: str, 
     assert not result["bytes"]["up"]["label_up"]
     assert result["train_accuracy"] is None
     assert 0 < result["collapse_std"] < 1
+    assert result["collapsed"] == (result["collapse_std"] < 0.1 * configuration.from_dict(values).head.out ** -0.5)
     assert 0 < knn.run(knn.Options(checkpoint=str(done.path), features="projector"))["accuracy"] < 1
     assert linear.run(linear.Options(checkpoint=str(done.path), epochs=2))["accuracy"] > 0.1
     assert "clients send the label" not in build.write(tmp_path).read_text(encoding="utf-8")
