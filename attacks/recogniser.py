@@ -34,7 +34,7 @@ COPIES = 2
 """Degraded copies of every training image."""
 SHIFT, BLUR, NOISE = 2 / 32, 1.5 / 32, 0.15
 """The most of each: a share of the side, a standard deviation as a share of the side, a standard deviation of values in [0, 1]."""
-FOLDS = 5
+FOLDS = 3
 """The penalty is chosen on one part of the images after another, on one alone from `fewshot.ENOUGH` images on."""
 RECIPE = 2
 """Raised by hand when equal images give another classifier."""
@@ -121,7 +121,8 @@ def trained(images: Tensor, labels: Tensor) -> Recogniser:
     parts = list(GroupKFold(FOLDS).split(rows, said, np.tile(np.arange(len(images)), len(views))))  # an image's copies stay together
     search = GridSearchCV(RidgeClassifier(), {"alpha": PENALTIES}, cv=parts if len(images) < ENOUGH else parts[:1])
     model = search.fit(rows, said).best_estimator_
-    weights, bias = (torch.from_numpy(np.atleast_1d(v).astype(np.float32)) for v in (model.coef_, model.intercept_))
+    weights = torch.from_numpy(np.atleast_2d(model.coef_).astype(np.float32))
+    bias = torch.from_numpy(np.atleast_1d(model.intercept_).astype(np.float32))
     if len(weights) == 1:  # of two classes the library scores the second alone
         weights, bias = torch.cat([-weights, weights]), torch.cat([-bias, bias])
     return Recogniser(torch.from_numpy(mean), torch.from_numpy(scale), weights, bias, torch.from_numpy(model.classes_))
