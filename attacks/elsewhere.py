@@ -259,7 +259,8 @@ class ForeignCase:
         found = pictures.get("gallery")
         if found is None:
             return Gallery(self.targets[:0], None, pictures["targets"].labels)
-        made = Gallery(to_float(found.images.to(self.targets.device)), found.labels, pictures["targets"].labels)
+        made = Gallery(to_float(found.images.to(self.targets.device)), found.labels, pictures["targets"].labels,
+                       Path(self.options.out) / ".rulers")
         made.check(self.targets, to_float(pictures["aux"].images))
         return made
 

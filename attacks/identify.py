@@ -4,26 +4,22 @@ Identification: the nearest neighbour of a reconstruction is looked for in a gal
 images that neither the attack nor the targets contain). By pixels, and by what the attacked client itself makes of images, averaged over
 places. Guessing finds the target once in G + 1.
 
-Classification: a classifier that the judge trains on other real images with labels is asked what the reconstructions show, beside what it
-says of the true targets. It is a small fixed recipe that has nothing to do with the attacked network: gradients of grey values (dense
-SIFT) and mean colours of 4-pixel squares at 32x32, and linear regression to the classes.
-
-Source: Lowe, IJCV 60(2), 2004 (SIFT, computed by kornia). The classifier knows about half of CIFAR-10's test images from 5000 others.
+Classification: a classifier that the judge trains on other real images with labels (`recogniser.py`) is asked what the reconstructions
+show, beside what it says of the true targets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import kornia
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attacks import fewshot, sets
+from attacks import recogniser, sets
 from probes.statistics import wilson
 
 DISTRACTORS = 1000
@@ -31,7 +27,7 @@ DISTRACTORS = 1000
 JUDGED_WITH = 5000
 """Images that train the judge's classifier, at most."""
 RANKS = (1, 5)
-_SIDE, _BLOCK = 32, 256
+_BLOCK = 256
 
 Features = Callable[[Tensor], Tensor]
 
@@ -44,11 +40,13 @@ class Gallery:
         images: Further images in [0, 1], `(g, 3, S, S)`, none of them a target or the attacker's; g may be 0.
         labels: Of these images, int64 `(g,)`, or None.
         target_labels: Of the targets, int64 `(n,)`, or None.
+        folder: Where the judge keeps its classifier of these images; None trains it anew.
     """
 
     images: Tensor
     labels: Tensor | None = None
     target_labels: Tensor | None = None
+    folder: Path | None = None
 
     def check(self, targets: Tensor, aux: Tensor) -> None:
         """Check that images and labels belong together and that the attacker has none of the gallery.
@@ -114,7 +112,7 @@ def identification(found: Sequence[Tensor], targets: Tensor, gallery: Gallery, *
 
 def small(images: Tensor) -> Tensor:
     """Pixels as rows, averaged to at most 32x32 places."""
-    return F.adaptive_avg_pool2d(images, min(_SIDE, images.shape[-1])).flatten(1)
+    return F.adaptive_avg_pool2d(images, min(recogniser.SIDE, images.shape[-1])).flatten(1)
 
 
 def pooled(z: Tensor) -> Tensor:
@@ -149,27 +147,14 @@ def classification(found: Sequence[Tensor], targets: Tensor, gallery: Gallery) -
     """
     if gallery.labels is None or gallery.target_labels is None:
         return None
-    labels = gallery.labels[:JUDGED_WITH].cpu().numpy().astype(np.int64)
-    truth = gallery.target_labels.cpu()
-    if len(np.unique(labels)) < 2 or len(labels) < 10:
+    labels, truth = gallery.labels[:JUDGED_WITH].cpu(), gallery.target_labels.cpu()
+    classes = len(labels.unique())
+    if classes < 2 or len(labels) < 10:
         return None
-    rows = [describe(images) for images in (gallery.images[:JUDGED_WITH], targets, *found)]
-    said = torch.from_numpy(fewshot.all_images(rows[0], labels, np.concatenate(rows[1:]))).split(len(truth))
+    judge = recogniser.kept(gallery.folder, gallery.images[:JUDGED_WITH], labels)
+    said = [judge.says(images) for images in (targets, *found)]
     hits = torch.stack([guess == truth for guess in said[1:]]).double().mean(0)
     return {
         "reconstructions": Rate.of(hits).to_dict(), "true_targets": Rate.of((said[0] == truth).double()).to_dict(),
-        "chance": (torch.bincount(truth).max() / len(truth)).item(), "trained_on": len(labels), "classes": len(np.unique(labels)),
+        "chance": (torch.bincount(truth).max() / len(truth)).item(), "trained_on": len(labels), "classes": classes,
     }
-
-
-def describe(images: Tensor) -> fewshot.Rows:
-    """Features of the judge's classifier: images in [0, 1] `(n, 3, S, S)` -> `(n, 992)`, on the CPU."""
-    sift = kornia.feature.DenseSIFTDescriptor(num_ang_bins=8, num_spatial_bins=2, spatial_bin_size=8, stride=8, padding=4)
-    parts = []
-    with torch.no_grad():
-        for part in images.split(_BLOCK):
-            x = F.interpolate(part.detach().float().cpu(), size=(_SIDE, _SIDE), mode="bilinear", antialias=True)
-            gradients = sift(kornia.color.rgb_to_grayscale(x))
-            parts.append(torch.cat([gradients.flatten(1), F.adaptive_avg_pool2d(x, 8).flatten(1)], 1))
-    rows: fewshot.Rows = torch.cat(parts).numpy()
-    return rows

@@ -166,7 +166,7 @@ class Case:
     def gallery(self) -> Gallery:
         """What the judge has besides the targets."""
         images = to_float(self.sets.gallery.images.to(self.device))
-        return Gallery(images, self.sets.gallery.labels, self.sets.targets.labels)
+        return Gallery(images, self.sets.gallery.labels, self.sets.targets.labels, self.checkpoint.run_dir.parent / ".rulers")
 
     def untrained(self) -> Scores:
         """The same attack, one attacker seed, on the client before training; computed once for all runs in a folder."""

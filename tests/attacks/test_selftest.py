@@ -8,8 +8,15 @@ from attacks import selftest
 from attacks.api import METHODS
 from attacks.members import memoriser
 
+REPEATED = ("convolution", "constant")
+"""Clients that ask of the attacks what the identity and noise ask, to succeed and to fail: among the slow tests."""
 
-@pytest.mark.parametrize("group", selftest.GROUPS)
+
+def test_repeated_clients_exist() -> None:
+    assert set(REPEATED) < set(selftest.GROUPS)
+
+
+@pytest.mark.parametrize("group", [pytest.param(g, marks=pytest.mark.slow if g in REPEATED else ()) for g in selftest.GROUPS])
 def test_every_attack_succeeds_where_it_must_and_fails_where_it_must(group: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Reconstructions, labels and the client's update on each client, and membership; one group after another, side by side in time."""
     assert selftest.main(["--only", group]) == 0

@@ -10,12 +10,23 @@ import synthetic_runs as made
 
 from ssl_split.report import build, curves, page, rows
 from ssl_split.report.collect import collect
+from ssl_split.report.draw import style
 from ssl_split.report.table import study
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all curves only those of the validation are drawn."""
+    original = curves._curves
+    monkeypatch.setattr(curves, "_curves", lambda study, folder, name, **how: (
+        original(study, folder, name, **how) if name.startswith("validation") else None))
+    monkeypatch.setattr(curves, "_final", lambda study, folder: None)
 
 
 def drawn(directory: Path) -> set[str]:
     """Names of the curves against something else than the round."""
-    build.write(directory)
+    with style():
+        curves.draw(study(collect(directory)), directory / "figures")
     return {p.stem for p in (directory / "figures").glob("curve-validation-*.svg")} - {"curve-validation-knn"}
 
 
@@ -45,6 +56,7 @@ def test_the_second_table_and_the_csv_hold_the_numbers_of_the_files(tmp_path: Pa
     assert (second["target_accuracy"], second["reached_rounds"], second["reached_mib"]) == ("0.45", "", "")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_columns_without_any_number_are_hidden(tmp_path: Path) -> None:
     """No target, and nobody waits; runs of an earlier version have none of it."""
     run = made.make_run(tmp_path)
@@ -71,6 +83,15 @@ def test_lines_against_bytes_and_time(tmp_path: Path) -> None:
     assert curves.line(runs[0], "loss", curves.TIME) == []
 
 
+@pytest.mark.usefixtures("alone")
+def test_without_numbers_in_the_metrics_nothing_is_drawn(tmp_path: Path) -> None:
+    for algorithm in ("mocosfl", "monacosfl"):
+        made.make_run(tmp_path, algorithm=algorithm)
+    assert drawn(tmp_path) == set()
+    assert {p.stem for p in (tmp_path / "figures").glob("*.svg")} == {"curve-validation-knn"}
+
+
+@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize(("seconds", "mib", "names"), [
     ((1.0, 1.0), (2.0, 2.0), set()),
     ((1.0, 1.0), (2.0, 3.0), {"curve-validation-knn-mib"}),
@@ -80,9 +101,8 @@ def test_lines_against_bytes_and_time(tmp_path: Path) -> None:
 def test_an_axis_that_is_the_round_in_another_unit_is_not_drawn(
     tmp_path: Path, seconds: tuple[float, float], mib: tuple[float, float], names: set[str]
 ) -> None:
-    """Two algorithms at one cut share a panel; without numbers in the metrics nothing is drawn."""
+    """Two algorithms at one cut share a panel."""
     runs = [made.make_run(tmp_path, algorithm=algorithm) for algorithm in ("mocosfl", "monacosfl")]
-    assert drawn(tmp_path) == set()
     for run, time, size in zip(runs, seconds, mib, strict=True):
         made.add_costs(run, seconds=time, mib=size)
     assert drawn(tmp_path) == names

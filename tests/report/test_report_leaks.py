@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import synthetic_runs as made
 
 from ssl_split.report import build, leaks
@@ -65,6 +66,7 @@ def test_findings_hold_the_numbers_of_the_files(tmp_path: Path) -> None:
     assert (gradient.measure, gradient.value, gradient.chance, dict(gradient.rulers)) == ("AUC", 0.7, 0.5, {"untrained": 0.55})
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_pages_and_csv_show_them_beside_their_rulers(tmp_path: Path) -> None:
     run = made.make_run(tmp_path)
     made.add_attack(run, 0.02)
@@ -85,6 +87,7 @@ def test_pages_and_csv_show_them_beside_their_rulers(tmp_path: Path) -> None:
     assert (row["auc"], row["untrained_auc"], row["tpr_at_0.01"], row["tpr_at_0.001"]) == ("0.61", "0.52", "0.031", "")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_identification_stands_beside_the_reconstruction(tmp_path: Path) -> None:
     run = made.make_run(tmp_path)
     folder = made.add_attack(run, 0.02)
@@ -97,6 +100,7 @@ def test_identification_stands_beside_the_reconstruction(tmp_path: Path) -> None
     assert [re.search(n, shown) is not None for n in ("95.3 %", "0.1 %", "31.0 %", "52.0 %")] == [True] * 4
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_damaged_results_are_left_out(tmp_path: Path) -> None:
     run = made.make_run(tmp_path)
     add(run, "membership-norm", auc="high")

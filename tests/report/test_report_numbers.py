@@ -175,6 +175,7 @@ def jobs_file(directory: Path) -> None:
     made.write_json(directory / "jobs.json", {"name": "trial", "question": "Why?", "command": "python -m ssl_split.sweep", "jobs": entries})
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_missing_and_failed_jobs_are_shown_with_reasons(tmp_path: Path) -> None:
     jobs_file(tmp_path)
     found = read(tmp_path)
@@ -252,6 +253,7 @@ def test_pareto_front(tmp_path: Path) -> None:
     assert [g.cut for g in pareto(read(tmp_path).groups)] == [17, 13]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_mixed_versions_are_flagged(tmp_path: Path) -> None:
     made.make_run(tmp_path, seed=0)
     other = made.make_run(tmp_path, seed=1)

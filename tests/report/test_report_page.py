@@ -76,9 +76,17 @@ def test_every_number_leads_to_an_anchor_that_exists(tmp_path: Path) -> None:
     assert all(f"#{r}" in inner for r in runs)
 
 
-def test_the_page_asks_for_nothing_from_outside(tmp_path: Path) -> None:
-    made.make_study(tmp_path, seeds=1)
-    text = page(tmp_path)
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a study of one seed and its report."""
+    directory = tmp_path_factory.mktemp("reported")
+    made.make_study(directory, seeds=1)
+    build.write(directory)
+    return directory
+
+
+def test_the_page_asks_for_nothing_from_outside(reported: Path) -> None:
+    text = (reported / "report.html").read_text(encoding="utf-8")
     found = Page(text)
     assert not set(found.tags) & {"script", "link", "iframe", "object", "embed", "base", "form"}
     assert all(link.startswith(("#", "data:image/png;base64,")) for link in found.links)
@@ -90,15 +98,13 @@ def test_the_page_asks_for_nothing_from_outside(tmp_path: Path) -> None:
     assert text.count("data:image/png") == 6
 
 
-def test_all_files_are_written(tmp_path: Path) -> None:
-    made.make_study(tmp_path, seeds=1)
-    build.write(tmp_path)
-    names = {p.stem for p in (tmp_path / "figures").glob("*.svg")}
+def test_all_files_are_written(reported: Path) -> None:
+    names = {p.stem for p in (reported / "figures").glob("*.svg")}
     assert names == {"accuracy", "traffic", "reconstruction", "plane", "divergence", "curve-loss", "curve-validation-knn",
                      "curve-online-to-momentum", "curve-online-to-mean"}
-    assert {p.stem for p in (tmp_path / "figures").glob("*.png")} == names
-    text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert all((tmp_path / link).is_file() for link in re.findall(r"!\[[^]]*\]\(<?([^)>]+)>?\)", text))
+    assert {p.stem for p in (reported / "figures").glob("*.png")} == names
+    text = (reported / "report.md").read_text(encoding="utf-8")
+    assert all((reported / link).is_file() for link in re.findall(r"!\[[^]]*\]\(<?([^)>]+)>?\)", text))
     anchors = set(re.findall(r'<a id="([^"]+)"></a>', text)) | {"missing"}
     assert {link for link in re.findall(r"\]\(#([^)]+)\)", text)} <= anchors
 
@@ -146,6 +152,7 @@ def test_images_without_labels(tmp_path: Path) -> None:
     assert "figures/reconstruction.svg" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_single_run_a_folder_and_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = made.make_run(tmp_path / "runs")
     assert main([str(run), "--out", str(tmp_path / "elsewhere")]) == 0
@@ -172,6 +179,7 @@ def test_a_run_without_anything_measured(tmp_path: Path) -> None:
     assert "There are no numbers to draw yet." in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_attack_that_rebuilds_no_images_is_shown_by_its_verdict(tmp_path: Path) -> None:
     """And it is never the strongest: that is a matter of reconstructions."""
     run = made.make_run(tmp_path, algorithm="mocosfl", cut=1, seed=0)

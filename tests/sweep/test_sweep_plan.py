@@ -66,11 +66,11 @@ def test_arms_replace_fixed_fields_at_every_place_and_yield_to_flags(tmp_path: P
 def test_commands_set_what_the_file_says(tmp_path: Path) -> None:
     """The flags of each command, parsed as the training parses them, give the run directory that the job waits for."""
     work = [j for j in jobs(plan.read(write(tmp_path)), tmp_path / "out") if j.stage is None]
+    parser, default = fields.flags(Config, "", ""), fields.read_yaml(configuration.find("default.yaml"))
     for job in work:
         words = shlex.split(job.command)
         assert words[:5] == ["python", "-m", "ssl_split.train", "--config", "default.yaml"]
-        over = fields.set_flags(Config, fields.flags(Config, "", "").parse_args(words[5:]))
-        made = configuration.from_dict(fields.merge(fields.read_yaml(configuration.find("default.yaml")), over))
+        made = configuration.from_dict(fields.merge(default, fields.set_flags(Config, parser.parse_args(words[5:]))))
         assert made.run_dir == job.run
     assert len(work) == 24
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,11 +94,18 @@ SETTINGS = {
 }
 
 
+KILLED = ("monacosfl", "mocosfl, 2 of 4 clients drawn, uneven", "gas, 2 of 4 clients at work, stragglers",
+          "sfl_v1, 2 of 4 clients one after another, momentum kept and over rounds")
+"""One setting for each kind of state: shared rows, private rows, buffers and arrivals, momentum kept and over rounds. They die in a
+training of their own; of the others a copy of the directory is resumed, which takes half the time (all die among the slow tests)."""
+
+
 def test_every_algorithm_is_resumed_here() -> None:
     assert {s["algorithm"] for s in SETTINGS.values()} == set(ALGORITHMS)
+    assert len(set(KILLED) & set(SETTINGS)) == 4
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in KILLED else pytest.mark.slow) for n in SETTINGS])
 def test_resumed_run_ends_where_an_uninterrupted_one_does(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint every few steps (seconds=0: every step), death inside the second round, resume."""
     settings = SETTINGS[name]
@@ -111,6 +119,37 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(name: str, tmp_path: P
         train.run(config)
     resumed = train.run(config, resume=True)
     _assert_same_end(whole.path, resumed.path)
+
+
+@pytest.mark.parametrize("name", [n for n in SETTINGS if n not in KILLED])
+def test_what_is_there_in_the_middle_is_enough_to_reach_the_end(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory of a run as it is inside the second round, where a process could die: resumed, it ends where the run does."""
+    settings = SETTINGS[name]
+    config, left = (tiny(tmp_path / name, checkpoint_every_seconds=0.0, **settings) for name in ("whole", "killed"))
+    with monkeypatch.context() as patch:
+        _copy_inside_the_second_round(patch, settings["algorithm"], config.run_dir, left.run_dir)
+        whole = train.run(config)
+    assert not (left.run_dir / "result.json").exists()
+    copied = runs.checkpoints(left.run_dir)[-1]
+    resumed = train.run(left, resume=True)
+    assert copied.name < runs.checkpoints(resumed.path)[-1].name
+    _assert_same_end(whole.path, resumed.path)
+
+
+def _copy_inside_the_second_round(monkeypatch: pytest.MonkeyPatch, algorithm: str, folder: Path, copy: Path) -> None:
+    """Copy the run directory before a step; later only the end is saved."""
+    step, save = ALGORITHMS[algorithm].step, train._save
+
+    def copying(self, state, batch, wire):
+        if state.round == 1 and state.step_in_round >= 3 and not copy.exists():
+            shutil.copytree(folder, copy)
+        return step(self, state, batch, wire)
+
+    def saving(saved, state, *, finished):
+        return saved.folder if copy.exists() and not finished else save(saved, state, finished=finished)
+
+    monkeypatch.setattr(ALGORITHMS[algorithm], "step", copying)
+    monkeypatch.setattr(train, "_save", saving)
 
 
 def test_metrics_written_ahead_of_the_checkpoint_are_cut_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

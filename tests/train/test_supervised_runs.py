@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -106,8 +105,9 @@ def test_attack_probes_and_report_work_on_it(tmp_path: Path) -> None:
     assert "clients send the label of every training image" in build.write(tmp_path).read_text(encoding="utf-8")
 
 
-def test_a_sweep_finds_what_its_probes_have_written(tmp_path: Path) -> None:
-    """Training and both probes by their own commands, as a user would type the sweep's."""
+def test_a_sweep_finds_what_its_probes_have_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training, probe and attack by their own commands, as a user would type the sweep's; test_sweep_execute starts them as processes."""
+    monkeypatch.chdir(Path(__file__).parents[2])
     file = tmp_path / "sweep.yaml"
     fixed = {k: v for k, v in TINY.items() if k not in ("cut",)} | SMALL | {"rounds": 1, "algorithm": "sfl_v1"}
     file.write_text(yaml.safe_dump({"fixed": fixed, "axes": {"cut": [5]}, "stages": [{"probe": "classifier"}, {"attack": "ridge", "aux": 64,
@@ -116,7 +116,8 @@ def test_a_sweep_finds_what_its_probes_have_written(tmp_path: Path) -> None:
     assert len(made) == 3
     for job in made:
         assert job.result() is None
-        subprocess.run([sys.executable, *job.words], check=True, capture_output=True, cwd=Path(__file__).parents[2])
+        assert job.words[0] == "-m"
+        assert not importlib.import_module(job.words[1]).main(job.words[2:])
         assert job.result() is not None, job.label
 
 
