@@ -7,7 +7,8 @@ from typing import Any
 
 from ssl_split.fields import field
 
-DEFENCES = ("none", "gaussian", "laplace", "local_dp", "dropout", "topk", "quantise", "nopeek", "shuffle", "ressfl")
+DEFENCES = ("none", "gaussian", "laplace", "local_dp", "dropout", "topk", "quantise", "nopeek", "shuffle", "ressfl",
+            "shredder")
 WITH_CLIENT_LOSS = ("nopeek", "ressfl")
 BITS = (1, 2, 4, 8)
 
@@ -81,6 +82,16 @@ class RessflOptions:
     lr: float = field(1e-3, "Adam's rate of the decoder", above=0)
 
 
+@dataclass(frozen=True)
+class ShredderOptions:
+    """Noise tensors that are learned on a trained network whose weights stay as they are (Shredder)."""
+
+    tensors: int = field(10, "noise tensors M in the collection that each image's noise is drawn from", low=1)
+    scale: float = field(3.0, "of the Laplace noise that they begin as", above=0)
+    coefficient: float = field(0.1, "of the noise's mean magnitude, which is taken off the task's loss", low=0)
+    lr: float = field(1e-3, "Adam's rate of the noise", above=0)
+
+
 def check(config: Any, *, known: Any) -> None:
     """Refuse a defence where it has nothing to defend, and options of another one.
 
@@ -109,6 +120,8 @@ def check(config: Any, *, known: Any) -> None:
         raise ValueError("local_dp needs smashed data that depend on one image alone, which BatchNorm's do not: use --norm group")
     if name in WITH_CLIENT_LOSS:
         _check_client_loss(config, name)
+    if name == "shredder":
+        _check_shredder(config)
 
 
 def _check_client_loss(config: Any, name: str) -> None:
@@ -121,3 +134,16 @@ def _check_client_loss(config: Any, name: str) -> None:
         raise ValueError(f"defence = {name!r} needs gradients, which mu_splitfed does without: use --mu-splitfed.estimator first_order")
     if config.batch_size < 2:
         raise ValueError(f"defence = {name!r} compares the images of a batch: set --batch-size to 2 or more")
+
+
+def _check_shredder(config: Any) -> None:
+    """Refuse learned noise where the network would learn beside it, or where no gradient teaches it."""
+    if not (config.client_from and config.server_from and config.freeze_client):
+        raise ValueError("defence = 'shredder' learns noise on a trained network that stays as it is: use --client-from RUN "
+                         "--server-from RUN --freeze-client --server-lr 0")
+    if config.server_lr != 0:
+        raise ValueError(f"server_lr = {config.server_lr:g} would train the server that shredder's noise is learned against: set it to 0")
+    if config.norm == "batch":
+        raise ValueError("shredder needs a network that stays as it is, and BatchNorm's running statistics do not: use --norm group")
+    if config.algorithm == "mu_splitfed" and config.mu_splitfed.estimator == "spsa":
+        raise ValueError("defence = 'shredder' needs gradients, which mu_splitfed does without: use --mu-splitfed.estimator first_order")

@@ -32,8 +32,9 @@ class Training:
         self.dataset = dataset or images.load(config)
         self.classes = _classes(config, self.dataset)
         self.network = build(config, image_size=self.dataset.size, classes=self.classes)
-        if config.client_from is not None:
-            take_client(self.network, config)
+        for half, source in (("client", config.client_from), ("server", config.server_from)):
+            if source is not None:
+                take_half(self.network, half, source)
         self.parts = partition(self.dataset.train.labels, config.partition, images=len(self.dataset.train), clients=config.clients)
         sizes = [len(p) for p in self.parts]
         self.steps = steps_per_round(sizes, config.batch_size, local_epochs=config.local_epochs)
@@ -135,20 +136,26 @@ class Training:
         return found
 
 
-def take_client(network: Network, config: Config) -> None:
-    """Give the client half of a network the weights of another run's.
+def take_half(network: Network, half: str, run: str) -> None:
+    """Give the client or the server half of a network the weights of another run's.
+
+    Args:
+        network: Of this run, changed.
+        half: `client` or `server`.
+        run: Run directory or checkpoint.
 
     Raises:
-        ValueError, FileNotFoundError: there is no such run, or its client half is another one.
+        ValueError, FileNotFoundError: there is no such run, or its half is another one.
     """
-    source = open_checkpoint(config.client_from)
+    source = open_checkpoint(run)
     try:
-        network.client.load_state_dict(source.network().client.state_dict())
+        getattr(network, half).load_state_dict(getattr(source.network(), half).state_dict())
     except RuntimeError:
         other = source.config
-        raise ValueError(f"the client half of {config.client_from} ({other.arch} x{other.width:g} cut at {other.cut}, bottleneck "
-                         f"C{other.bottleneck.channels}S{other.bottleneck.stride}) is not that of this run: use the same --arch, --width, "
-                         "--cut and --bottleneck") from None
+        raise ValueError(f"the {half} half of {run} ({other.arch} x{other.width:g} cut at {other.cut}, bottleneck "
+                         f"C{other.bottleneck.channels}S{other.bottleneck.stride}, trained by {other.algorithm}) is not that of this run: "
+                         f"use the same --arch, --width, --cut and --bottleneck{'' if half == 'client' else ', and the same classes or head'}"
+                         ) from None
 
 
 def _classes(config: Config, dataset: images.Dataset) -> int:

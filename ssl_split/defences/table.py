@@ -12,6 +12,7 @@ from ssl_split.defences.noise import Dropout, Gaussian, Laplace
 from ssl_split.defences.nopeek import NoPeek
 from ssl_split.defences.release import Release
 from ssl_split.defences.ressfl import ResSFL
+from ssl_split.defences.shredder import Shredder
 from ssl_split.defences.shuffle import Shuffle
 
 
@@ -31,6 +32,7 @@ DEFENCES: dict[str, Callable[[Config], Defence]] = {
     "nopeek": lambda config: NoPeek(config.nopeek.alpha),
     "shuffle": lambda config: Shuffle(config.shuffle.cell),
     "ressfl": lambda config: ResSFL(config.ressfl),
+    "shredder": lambda config: Shredder(config.shredder),
 }
 
 
