@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssl_split.fields import field
+from ssl_split.names import UNSPLIT
 
 DEFENCES = ("none", "gaussian", "laplace", "local_dp", "dropout", "topk", "quantise", "nopeek", "shuffle", "ressfl",
-            "shredder")
+            "shredder", "dp_sgd")
 WITH_CLIENT_LOSS = ("nopeek", "ressfl")
 BITS = (1, 2, 4, 8)
 
@@ -92,6 +93,16 @@ class ShredderOptions:
     lr: float = field(1e-3, "Adam's rate of the noise", above=0)
 
 
+@dataclass(frozen=True)
+class DpSgdOptions:
+    """DP-SGD of the client half: of every update each image's part is clipped, and Gaussian noise is added. Hides no smashed data."""
+
+    sigma: float = field(1.5, "noise multiplier: the deviation of the noise on a sum of clipped gradients is sigma C; 0 clips alone", low=0)
+    clip: float = field(10.0, "largest norm C of an image's gradient of all client weights, of its own loss, not of the batch's mean",
+                        above=0, high=1e9)
+    delta: float = field(1e-5, "of all updates together, given the gradients that the server sent", above=0, high=0.5)
+
+
 def check(config: Any, *, known: Any) -> None:
     """Refuse a defence where it has nothing to defend, and options of another one.
 
@@ -122,14 +133,13 @@ def check(config: Any, *, known: Any) -> None:
         _check_client_loss(config, name)
     if name == "shredder":
         _check_shredder(config)
+    if name == "dp_sgd":
+        _check_dp_sgd(config)
 
 
 def _check_client_loss(config: Any, name: str) -> None:
     """Refuse a loss of the client's own where nothing could follow its gradient."""
-    if config.freeze_client:
-        raise ValueError(f"defence = {name!r} trains the client, which freeze_client forbids: defend the run that client_from names")
-    if config.cut == 0:
-        raise ValueError(f"defence = {name!r} trains the client, which has no weights at cut 0: choose a deeper cut")
+    _check_client_learns(config, name)
     if config.algorithm == "mu_splitfed" and config.mu_splitfed.estimator == "spsa":
         raise ValueError(f"defence = {name!r} needs gradients, which mu_splitfed does without: use --mu-splitfed.estimator first_order")
     if config.batch_size < 2:
@@ -147,3 +157,21 @@ def _check_shredder(config: Any) -> None:
         raise ValueError("shredder needs a network that stays as it is, and BatchNorm's running statistics do not: use --norm group")
     if config.algorithm == "mu_splitfed" and config.mu_splitfed.estimator == "spsa":
         raise ValueError("defence = 'shredder' needs gradients, which mu_splitfed does without: use --mu-splitfed.estimator first_order")
+
+
+def _check_dp_sgd(config: Any) -> None:
+    """Refuse private updates where there are none, or where an image's gradient is not its own."""
+    _check_client_learns(config, "dp_sgd")
+    if config.algorithm == "mu_splitfed" or config.algorithm in UNSPLIT:
+        raise ValueError(f"defence = 'dp_sgd' is not defined for {config.algorithm}: use a split algorithm whose clients follow the "
+                         "gradient that comes back (mocosfl, monacosfl, sfl_v1, sfl_v2, minibatch_sfl, smofi, gas, split_learning)")
+    if config.norm == "batch":
+        raise ValueError("dp_sgd needs gradients that depend on one image alone, which BatchNorm's do not: use --norm group")
+
+
+def _check_client_learns(config: Any, name: str) -> None:
+    """Refuse a client that stays as it is."""
+    if config.freeze_client:
+        raise ValueError(f"defence = {name!r} trains the client, which freeze_client forbids: defend the run that client_from names")
+    if config.cut == 0:
+        raise ValueError(f"defence = {name!r} trains the client, which has no weights at cut 0: choose a deeper cut")

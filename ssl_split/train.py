@@ -297,6 +297,17 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _claim(config: Config, claim: dict[str, Any]) -> str:
+    """What differential privacy there was, and what it does not cover."""
+    if claim["epsilon_rdp"] is None:
+        return f"client updates: no differential privacy. {claim['claim']}"
+    spent = (f"{claim['epsilon_rdp']:.4g} (RDP; exact {claim['epsilon_exact']:.4g}) for all {claim['releases']}, delta {claim['delta']:g}. "
+             f"{claim['claim']}")
+    if config.defence == "dp_sgd":
+        return f"client updates: DP-SGD with noise multiplier {claim['sigma']:g}, epsilon for an image's part in the updates {spent}"
+    return f"smashed data: local differential privacy, epsilon {claim['epsilon_of_one_release']:g} for one release of an image, {spent}"
+
+
 def _report(done: Run, config: Config) -> None:
     result = done.result
     without = "none (no labelled validation images)" if config.validate_every_rounds else "not asked for"
@@ -306,9 +317,7 @@ def _report(done: Run, config: Config) -> None:
     print(f"loss {loss}   validation {name} {validated}   {result['mib_per_client']:.1f} MiB per client   "
           f"{result['images_per_second']:.0f} images/s")
     if claim := result.get("privacy"):
-        print(f"smashed data: local differential privacy, epsilon {claim['epsilon_of_one_release']:g} for one release of an image, "
-              f"{claim['epsilon_rdp']:.4g} (RDP; exact {claim['epsilon_exact']:.4g}) for all {claim['releases']}, "
-              f"delta {claim['delta']:g}. {claim['claim']}")
+        print(_claim(config, claim))
     probe = "classifier" if config.supervised else "linear"
     if config.target_accuracy is not None:
         found = result["reached"]

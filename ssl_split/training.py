@@ -154,8 +154,8 @@ def take_half(network: Network, half: str, run: str) -> None:
         other = source.config
         raise ValueError(f"the {half} half of {run} ({other.arch} x{other.width:g} cut at {other.cut}, bottleneck "
                          f"C{other.bottleneck.channels}S{other.bottleneck.stride}, trained by {other.algorithm}) is not that of this run: "
-                         f"use the same --arch, --width, --cut and --bottleneck{'' if half == 'client' else ', and the same classes or head'}"
-                         ) from None
+                         f"use the same --arch, --width, --cut and --bottleneck"
+                         f"{'' if half == 'client' else ', and the same classes or head'}") from None
 
 
 def _classes(config: Config, dataset: images.Dataset) -> int:

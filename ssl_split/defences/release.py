@@ -93,25 +93,32 @@ class Release:
                 found.append(torch.autograd.grad(self.defence.client_loss(leaf, x), leaf)[0])
         return torch.stack(found)
 
-    def backward(self, clients: Clients, outputs: list[Tensor], answer: Tensor, members: Tensor, answered: Tensor, *, rows: slice,
-                 step: int, scale: float = 1.0) -> None:
+    def backward(self, clients: Clients, outputs: list[Tensor], images: Tensor, answer: Tensor, members: Tensor, answered: Tensor, *,
+                 rows: slice, step: int, scale: float = 1.0, looks: int = 1) -> None:
         """What the clients make of the gradient that came back, and of that of their own loss.
 
         Args:
             clients: Their halves.
             outputs: What they sent under the kind `act_up`, as a call returned it.
-            answer: `(A, B, ...)`.
+            images: `(A, looks * B, ...)`, behind them.
+            answer: `(A, looks * B, ...)`.
             members: int64 `(A,)`.
             answered: Who got an answer, bool `(A,)`.
             rows: Of the members among the halves.
             step: Of the run.
             scale: Of the answer, relative to the gradient of each client's own mean loss.
+            looks: Views of an image, B rows apart.
         """
+        heard = answered.nonzero().flatten().tolist()
         if self.defence.learns_from_answer:
-            heard = answered.nonzero().flatten().tolist()
-            made = [self._generator("act_up", step, int(members[k])) for k in heard]
-            if made:
-                self.defence.on_answer(answer[heard] / scale, made)
+            if heard:
+                self.defence.on_answer(answer[heard] / scale, [self._generator("act_up", step, int(members[k])) for k in heard])
+        elif self.defence.changes_update:
+            for k in heard:
+                count = images.shape[1] // looks  # the mean over images is taken after the update is made, of each image's own loss
+                parts = clients.image_gradients(images[k], answer[k] * (count / scale), row=rows.start + k, looks=looks)
+                made = self.defence.client_update(parts, generator(self._place.seed, "defence update", step, int(members[k])))
+                clients.add_gradient(made * (scale / count), row=rows.start + k)
         else:
             clients.backward(outputs, answer.flatten(0, 1).to(outputs[0].dtype), rows=rows)
 

@@ -189,7 +189,7 @@ class MocoSFL:
             self._enqueue(state, new_keys)
             self._sgd(w["server.online"], self._server_gradients, w["server.velocity"], server_lr)
             if self.is_answered:
-                answered = self._down(outputs, h_q, state, wire, came, own=self.release.gradient(outputs, v1, round=state.round))
+                answered = self._down(outputs, v1, h_q, state, wire, came)
             if self.has_weights:
                 self._step_clients(state, answered, client_lr)
                 wire.clock.compute(state.cohort[answered], 2 * rows * self.setup.client_flops, share=0.5 / self.setup.steps)
@@ -249,7 +249,7 @@ class MocoSFL:
         joined = torch.cat([o.detach().to(self.setup.dtype) for o in outputs])
         return wire.send(kind, joined.unflatten(0, (len(state.cohort), -1)), state.cohort, codec=self.release.codec).flatten(0, 1)
 
-    def _down(self, outputs: list[Tensor], h_q: Tensor, state: State, wire: Channel, came: Tensor, *, own: Tensor | None) -> Tensor:
+    def _down(self, outputs: list[Tensor], images: Tensor, h_q: Tensor, state: State, wire: Channel, came: Tensor) -> Tensor:
         """Each client's slice of the gradient of the mean over those who were heard (`came`), and of its own loss at the same scale, back
         through its own part.
 
@@ -267,10 +267,10 @@ class MocoSFL:
             everybody[came] = arrived
             arrived = everybody
         scale = 1.0 if self.config.client_grad_scale == "local_mean" else 1 / len(heard)
-        if own is not None:
+        if (own := self.release.gradient(outputs, images, round=state.round)) is not None:
             arrived = arrived + own * scale
-        rows = slice(0, len(came))
-        self.release.backward(self.clients, outputs, arrived, state.cohort, answered, rows=rows, step=state.step, scale=scale)
+        self.release.backward(self.clients, outputs, images, arrived, state.cohort, answered, rows=slice(0, len(came)), step=state.step,
+                              scale=scale, looks=2 if self.config.symmetric == "stacked" else 1)
         return answered
 
     def _sgd(self, weights: Tree, gradients: Tree, velocity: Tree, lr: float) -> None:

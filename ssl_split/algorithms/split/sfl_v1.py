@@ -202,7 +202,8 @@ class SFLV1(Course):
             if (own := self.release.gradient(outputs, batch.views[0], round=state.round)) is not None:
                 answer = answer + own
             self.clients.clear(rows)
-            self.release.backward(self.clients.modules, outputs, answer, members, answered, rows=rows, step=state.step)
+            self.release.backward(self.clients.modules, outputs, batch.views[0], answer, members, answered, rows=rows,
+                                  step=state.step)
             if self.has_weights:
                 self.clients.step(rows, lr=self._client_lr(state), only=answered)
                 self._client_work(wire, members[answered], passes=2, of=3)
