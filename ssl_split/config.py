@@ -143,6 +143,7 @@ class Config:
     shuffle: defending.ShuffleOptions = field(defending.ShuffleOptions, "parts in random order")
     ressfl: defending.RessflOptions = field(defending.RessflOptions, "training against a decoder")
     shredder: defending.ShredderOptions = field(defending.ShredderOptions, "learned noise")
+    adversarial: defending.AdversarialOptions = field(defending.AdversarialOptions, "a step against a decoder of the clients'")
     dp_sgd: defending.DpSgdOptions = field(defending.DpSgdOptions, "clipped and noisy updates of the client half; smashed data stay bare")
 
     published_pool_average: bool = field(False, "repeat the published defect: client 0 stands in for the first cohort member in "

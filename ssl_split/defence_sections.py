@@ -9,7 +9,7 @@ from ssl_split.fields import field
 from ssl_split.names import UNSPLIT
 
 DEFENCES = ("none", "gaussian", "laplace", "local_dp", "dropout", "topk", "quantise", "nopeek", "shuffle", "ressfl",
-            "shredder", "dp_sgd")
+            "shredder", "adversarial", "dp_sgd")
 WITH_CLIENT_LOSS = ("nopeek", "ressfl")
 BITS = (1, 2, 4, 8)
 
@@ -94,6 +94,17 @@ class ShredderOptions:
 
 
 @dataclass(frozen=True)
+class AdversarialOptions:
+    """A step of every number of smashed data against a decoder that the clients trained before the run (adversarial noise)."""
+
+    epsilon: float = field(0.05, "size of the step", above=0)
+    epochs: int = field(30, "passes over the training images in which the decoder is trained", low=0)
+    blocks: int = field(4, "residual blocks N of the decoder", low=0)
+    channels: int = field(64, "channels C of the decoder", low=1)
+    lr: float = field(1e-3, "Adam's rate of the decoder", above=0)
+
+
+@dataclass(frozen=True)
 class DpSgdOptions:
     """DP-SGD of the client half: of every update each image's part is clipped, and Gaussian noise is added. Hides no smashed data."""
 
@@ -133,6 +144,9 @@ def check(config: Any, *, known: Any) -> None:
         _check_client_loss(config, name)
     if name == "shredder":
         _check_shredder(config)
+    if name == "adversarial" and config.client_from is None:
+        raise ValueError("defence = 'adversarial' moves smashed data against a decoder of a trained client: use --client-from RUN (and "
+                         "--freeze-client, or the client leaves the decoder behind)")
     if name == "dp_sgd":
         _check_dp_sgd(config)
 

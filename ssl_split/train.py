@@ -96,6 +96,8 @@ def run(config: Config, *, resume: bool = False, tamper: Tap | None = None, on_l
         state.tensors.setdefault("presence", absent(len(state.positions)))
         if newest is not None:
             saved.load(newest, state)
+        else:
+            training.pretrain_defence()
         runs.cut_back(folder, step=state.step, round=state.round)
         if newest is not None:
             log(f"resuming {folder} at step {state.step} of {training.total_steps}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+
 import torch
 
 from ssl_split import tree as trees
@@ -12,12 +15,18 @@ from ssl_split.algorithms.table import ALGORITHMS
 from ssl_split.config import SELF_SUPERVISED, Config
 from ssl_split.data import augment, images
 from ssl_split.data.cohort import Streams, draw_cohort, local_steps, steps_per_round
+from ssl_split.data.images import normalise
 from ssl_split.data.partition import partition
+from ssl_split.defences.adversarial import Adversarial
+from ssl_split.defences.release import Release
 from ssl_split.dissimilarity import global_gradient, gradient_dissimilarity, gradient_divergence
 from ssl_split.models.count import cost
 from ssl_split.models.split import Network, build
 from ssl_split.rng import generator
 from ssl_split.run import open_checkpoint
+
+DEFENCE_BATCH = 128
+"""Images of a step in which a defence learns before the run."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
 
@@ -61,6 +70,23 @@ class Training:
         if labels is None:
             return torch.zeros(len(self.parts), 0, dtype=torch.int64)
         return torch.stack([torch.bincount(labels[part], minlength=len(self.dataset.classes)) for part in self.parts])
+
+    def pretrain_defence(self) -> None:
+        """Let a defence that needs it learn from the training images, un-augmented, and the client half that the run starts with."""
+        release = getattr(self.algorithm, "release", None)
+        if isinstance(release, Release) and isinstance(release.defence, Adversarial):
+            release.defence.pretrain(self._smashed_batches(release.defence.epochs))
+
+    def _smashed_batches(self, epochs: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Smashed data and normalised images of every training image in a random order, so many times over."""
+        client = copy.deepcopy(self.network.client).to(self.device, self.dtype).eval()
+        for epoch in range(epochs):
+            order = torch.randperm(len(self.images), generator=generator(self.config.seed, "defence order", epoch))
+            for chosen in order.to(self.device).split(DEFENCE_BATCH):
+                x = normalise(self.images[chosen].to(self.dtype) / 255, self.dataset.mean, self.dataset.std)
+                with torch.no_grad():
+                    z = client(x)
+                yield z, x
 
     @property
     def client_entries(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ssl_split.config import Config
+from ssl_split.defences.adversarial import Adversarial
 from ssl_split.defences.api import Defence, Place
 from ssl_split.defences.compression import Quantise, TopK
 from ssl_split.defences.dp_sgd import DpSgd
@@ -34,6 +35,7 @@ DEFENCES: dict[str, Callable[[Config], Defence]] = {
     "shuffle": lambda config: Shuffle(config.shuffle.cell),
     "ressfl": lambda config: ResSFL(config.ressfl),
     "shredder": lambda config: Shredder(config.shredder),
+    "adversarial": lambda config: Adversarial(config.adversarial),
     "dp_sgd": lambda config: DpSgd(config.dp_sgd.clip, config.dp_sgd.sigma),
 }
 
