@@ -11,14 +11,14 @@ from __future__ import annotations
 import copy
 import functools
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call, vjp, vmap
 
 from ssl_split import tree as trees
 from ssl_split.models.layers import WSConv2d, standardise_stack
@@ -30,6 +30,9 @@ FUSE_FROM_CLIENTS = 8
 
 CHUNK_BYTES, CHUNK_CLIENTS = 16 * 2**20, 8
 """Clients whose weights are standardised together: about what stays in a cache until the convolutions read it, and not too many."""
+
+IMAGE_GRADIENT_BYTES = 256 * 2**20
+"""What gradients of single images may take at a time."""
 
 CLIENTS_PER_THREAD = 4
 """From here on cores work on clients of their own instead of sharing each operation."""
@@ -48,8 +51,8 @@ class Clients:
         """
         self.weights, self.gradients, self.engine = weights, gradients, engine
         skeleton = copy.deepcopy(half).to("meta").train()
+        self._skeleton = skeleton
         if engine == "fused":
-            self._skeleton = skeleton
             self._leaves: dict[tuple[int, int], dict[str, Tensor]] = {}
             return
         self._modules = []
@@ -161,6 +164,44 @@ class Clients:
             return
         # clients of a chunk share the graph of their standardised weights
         self._each_chunk(lambda part: torch.autograd.backward(outputs[part], parts[part]), len(outputs))
+
+
+    def image_gradients(self, images: Tensor, gradient: Tensor, *, row: int, looks: int = 1) -> Iterator[Tensor]:
+        """Gradients of one client's weights for each of its images alone, which no image of the batch may change (no BatchNorm).
+
+        Args:
+            images: `(looks * B, ...)`.
+            gradient: Of the client's outputs, `(looks * B, ...)`.
+            row: Of the client.
+            looks: Views of an image, B rows apart; an image's gradient is their sum.
+
+        Yields:
+            Some images' gradients `(b, d)` at a time: the parameters in the order of their names, each flattened.
+        """
+        layout = self.weights.layout
+        fixed = {name: self.weights[name].data[row] for name in self.weights}
+        names = [n for n, at in zip(layout.names, layout.offsets, strict=True) if at < layout.trainable]
+        learned = {name: fixed.pop(name) for name in names}
+
+        def one(x: Tensor, g: Tensor) -> Tensor:
+            pull = vjp(lambda weights: functional_call(self._skeleton, {**fixed, **weights}, (x,)), learned)[1]
+            return torch.cat([pull(g)[0][name].flatten() for name in names])
+
+        each = max(1, IMAGE_GRADIENT_BYTES // max(1, layout.size * self.weights.flat.element_size()))
+        by_image = [t.to(self.weights.flat.dtype).unflatten(0, (looks, -1)).transpose(0, 1).split(each) for t in (images, gradient)]
+        for x, g in zip(*by_image, strict=True):
+            yield vmap(one, randomness="different")(x, g)
+
+    def add_gradient(self, gradient: Tensor, *, row: int) -> None:
+        """Add to one client's gradient, `(d,)` in the order of `image_gradients`."""
+        if self.gradients is None:
+            raise ValueError("these clients are not trained")
+        start = 0
+        for name, at in zip(self.weights.layout.names, self.weights.layout.offsets, strict=True):
+            if at < self.weights.layout.trainable:
+                target = self.gradients[name][row]
+                target.add_(gradient[start : start + target.numel()].view(target.shape))
+                start += target.numel()
 
 
 @functools.cache

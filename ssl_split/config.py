@@ -79,6 +79,7 @@ class Config:
     head: Head = field(Head, "projection head")
     bottleneck: Bottleneck = field(Bottleneck, "CxSy bottleneck at the cut")
     client_from: str | None = field(None, "run directory or checkpoint whose client half this run starts with, a pre-trained client")
+    server_from: str | None = field(None, "run directory or checkpoint whose server half this run starts with")
     freeze_client: bool = field(False, "split algorithms: the client half stays as it starts, and only smashed data are sent")
 
     clients: int = field(5, "number of clients N", low=1, section="federation")
@@ -141,6 +142,9 @@ class Config:
     nopeek: defending.NopeekOptions = field(defending.NopeekOptions, "distance correlation as a loss")
     shuffle: defending.ShuffleOptions = field(defending.ShuffleOptions, "parts in random order")
     ressfl: defending.RessflOptions = field(defending.RessflOptions, "training against a decoder")
+    shredder: defending.ShredderOptions = field(defending.ShredderOptions, "learned noise")
+    adversarial: defending.AdversarialOptions = field(defending.AdversarialOptions, "a step against a decoder of the clients'")
+    dp_sgd: defending.DpSgdOptions = field(defending.DpSgdOptions, "clipped and noisy updates of the client half; smashed data stay bare")
 
     published_pool_average: bool = field(False, "repeat the published defect: client 0 stands in for the first cohort member in "
                                                 "averages", section="defects of the published code, to measure their effect")
@@ -226,8 +230,9 @@ class Config:
                 values.pop(name, None)
         if not self.freeze_client:
             values.pop("freeze_client")
-        if values.pop("client_from"):  # another run's client is its weights, not its place
-            values["client_from"] = _digest(Path(str(self.client_from)))
+        for name in ("client_from", "server_from"):
+            if source := values.pop(name):  # another run's half is its weights, not its place
+                values[name] = _digest(Path(source))
         file, _, function = self.arch.rpartition(":")
         if Path(file).is_file():  # a user's own network is its text, not its place
             values["arch"] = [hashlib.sha256(Path(file).read_bytes()).hexdigest(), function]

@@ -145,7 +145,11 @@ class Checkpoint:
     @cached_property
     def defence(self) -> Defence:
         """What the run's clients do to their smashed data before they are sent."""
-        return defences.build(self.config)
+        made = defences.build(self.config)
+        if made.learned:
+            network, size = self.untrained(), int(self.header["image_size"])
+            made.restore(read_tensors(self.path, "defence."), shape=network.smashed_shape, image_size=size)
+        return made
 
     def momentum_client(self) -> dict[str, Tensor] | None:
         """Weights of the averaged momentum client, where the algorithm has one (MonAcoSFL)."""

@@ -12,7 +12,8 @@ import torch
 from ssl_split.algorithms.api import State
 from ssl_split.clock import BUSY, waiting_shares
 from ssl_split.config import RESULTS_VERSION, UNSPLIT, Config
-from ssl_split.defences.local_dp import account
+from ssl_split.defences import dp_sgd, local_dp
+from ssl_split.defences.dp_sgd import squared_uses
 from ssl_split.models.memory import client_memory
 from ssl_split.optim import Optimiser
 from ssl_split.run import command_line
@@ -52,13 +53,16 @@ def summarise(training: Training, state: State, *, images: int, seconds: float) 
 
 
 def _privacy(training: Training, state: State) -> dict[str, Any] | None:
-    """What differential privacy the smashed data had, for the client whose images were sent most often; None without a claim."""
-    config = training.config
+    """What differential privacy the smashed data had, or the client's updates, for the client that gave away most; None without a claim."""
+    config, sent = training.config, list(zip(state.positions.tolist(), training.parts, strict=True))
+    if config.defence == "dp_sgd":
+        uses = [squared_uses(training.streams.take(k, 0, seen), config.batch_size) for k, (seen, _) in enumerate(sent) if seen]
+        return dp_sgd.account(config.dp_sgd, releases=max(uses))
     if config.defence != "local_dp":
         return None
-    passes = max(math.ceil(seen / len(part)) for seen, part in zip(state.positions.tolist(), training.parts, strict=True) if len(part))
+    passes = max(math.ceil(seen / len(part)) for seen, part in sent if len(part))
     own = config.local_dp
-    return account(epsilon=own.epsilon, delta=own.delta, clip=own.clip, passes=passes, per_pass=tensors_per_pass(config))
+    return local_dp.account(epsilon=own.epsilon, delta=own.delta, clip=own.clip, passes=passes, per_pass=tensors_per_pass(config))
 
 
 def tensors_per_pass(config: Config) -> int:

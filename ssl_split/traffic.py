@@ -28,8 +28,8 @@ def split_ssl_bytes(config: Config, *, steps: int, h: int, c: int) -> dict[str, 
     weights = 4 * min(config.syncs_per_round, steps) * c
     ema = weights if config.algorithm == "monacosfl" and config.monacosfl.align == "average" else 0
     return {"act_up": activation, "key_act_up": activation, "pert_act_up": 0, "label_up": 0,
-            "grad_down": activation if c else 0, "scalar_up": 0, "scalar_down": 0, "model_up": weights, "model_down": weights,
-            "ema_up": ema, "ema_down": ema, "control_up": 0, "control_down": 0}
+            "grad_down": activation if c or config.defence == "shredder" else 0, "scalar_up": 0, "scalar_down": 0, "model_up": weights,
+            "model_down": weights, "ema_up": ema, "ema_down": ema, "control_up": 0, "control_down": 0}
 
 
 def supervised_sfl_bytes(config: Config, *, steps: int, visits: int, h: int, c: int) -> dict[str, int]:
@@ -40,7 +40,7 @@ def supervised_sfl_bytes(config: Config, *, steps: int, visits: int, h: int, c: 
         steps: Local steps K, summed over rounds and clients.
         visits: Rounds that a client takes part in, summed over clients.
         h: Elements of the smashed data of one image.
-        c: State entries of the client half; 0 at cut 0, where neither answers nor weights cross.
+        c: State entries of the client half; 0 at cut 0, where neither answers nor weights cross (Shredder learns from answers alone).
 
     Returns:
         Bytes per message kind; per client R [K B (2 h f + 8) + 2 c f];
@@ -49,8 +49,9 @@ def supervised_sfl_bytes(config: Config, *, steps: int, visits: int, h: int, c: 
     images = steps * config.batch_size
     activation, weights = 4 * images * h, 4 * visits * c
     zeroth = config.algorithm == "mu_splitfed" and config.mu_splitfed.estimator == "spsa"
+    answered = (c or config.defence == "shredder") and not zeroth
     return {"act_up": activation, "pert_act_up": 2 * activation if zeroth and c else 0, "label_up": config.wire.label_bytes * images,
-            "grad_down": activation if c and not zeroth else 0, "scalar_down": 4 * steps if c and zeroth else 0, "model_up": weights,
+            "grad_down": activation if answered else 0, "scalar_down": 4 * steps if c and zeroth else 0, "model_up": weights,
             "model_down": weights}
 
 

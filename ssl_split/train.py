@@ -96,6 +96,8 @@ def run(config: Config, *, resume: bool = False, tamper: Tap | None = None, on_l
         state.tensors.setdefault("presence", absent(len(state.positions)))
         if newest is not None:
             saved.load(newest, state)
+        else:
+            training.pretrain_defence()
         runs.cut_back(folder, step=state.step, round=state.round)
         if newest is not None:
             log(f"resuming {folder} at step {state.step} of {training.total_steps}")
@@ -297,6 +299,17 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _claim(config: Config, claim: dict[str, Any]) -> str:
+    """What differential privacy there was, and what it does not cover."""
+    if claim["epsilon_rdp"] is None:
+        return f"client updates: no differential privacy. {claim['claim']}"
+    spent = (f"{claim['epsilon_rdp']:.4g} (RDP; exact {claim['epsilon_exact']:.4g}) for all {claim['releases']}, delta {claim['delta']:g}. "
+             f"{claim['claim']}")
+    if config.defence == "dp_sgd":
+        return f"client updates: DP-SGD with noise multiplier {claim['sigma']:g}, epsilon for an image's part in the updates {spent}"
+    return f"smashed data: local differential privacy, epsilon {claim['epsilon_of_one_release']:g} for one release of an image, {spent}"
+
+
 def _report(done: Run, config: Config) -> None:
     result = done.result
     without = "none (no labelled validation images)" if config.validate_every_rounds else "not asked for"
@@ -309,9 +322,7 @@ def _report(done: Run, config: Config) -> None:
         print(f"the projections have collapsed: their standard deviation over images is {result['collapse_std']:.2g}, and would be "
               f"{config.head.out ** -0.5:.2g} if they were spread evenly; the features are of little use")
     if claim := result.get("privacy"):
-        print(f"smashed data: local differential privacy, epsilon {claim['epsilon_of_one_release']:g} for one release of an image, "
-              f"{claim['epsilon_rdp']:.4g} (RDP; exact {claim['epsilon_exact']:.4g}) for all {claim['releases']}, "
-              f"delta {claim['delta']:g}. {claim['claim']}")
+        print(_claim(config, claim))
     probe = "classifier" if config.supervised else "linear"
     if config.target_accuracy is not None:
         found = result["reached"]

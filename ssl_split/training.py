@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+
 import torch
 
 from ssl_split import tree as trees
@@ -12,12 +15,18 @@ from ssl_split.algorithms.table import ALGORITHMS
 from ssl_split.config import SELF_SUPERVISED, Config
 from ssl_split.data import augment, images
 from ssl_split.data.cohort import Streams, draw_cohort, local_steps, steps_per_round
+from ssl_split.data.images import normalise
 from ssl_split.data.partition import partition
+from ssl_split.defences.adversarial import Adversarial
+from ssl_split.defences.release import Release
 from ssl_split.dissimilarity import global_gradient, gradient_dissimilarity, gradient_divergence
 from ssl_split.models.count import cost
 from ssl_split.models.split import Network, build
 from ssl_split.rng import generator
 from ssl_split.run import open_checkpoint
+
+DEFENCE_BATCH = 128
+"""Images of a step in which a defence learns before the run."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
 
@@ -32,8 +41,9 @@ class Training:
         self.dataset = dataset or images.load(config)
         self.classes = _classes(config, self.dataset)
         self.network = build(config, image_size=self.dataset.size, classes=self.classes)
-        if config.client_from is not None:
-            take_client(self.network, config)
+        for half, source in (("client", config.client_from), ("server", config.server_from)):
+            if source is not None:
+                take_half(self.network, half, source)
         self.parts = partition(self.dataset.train.labels, config.partition, images=len(self.dataset.train), clients=config.clients)
         sizes = [len(p) for p in self.parts]
         self.steps = steps_per_round(sizes, config.batch_size, local_epochs=config.local_epochs)
@@ -60,6 +70,23 @@ class Training:
         if labels is None:
             return torch.zeros(len(self.parts), 0, dtype=torch.int64)
         return torch.stack([torch.bincount(labels[part], minlength=len(self.dataset.classes)) for part in self.parts])
+
+    def pretrain_defence(self) -> None:
+        """Let a defence that needs it learn from the training images, un-augmented, and the client half that the run starts with."""
+        release = getattr(self.algorithm, "release", None)
+        if isinstance(release, Release) and isinstance(release.defence, Adversarial):
+            release.defence.pretrain(self._smashed_batches(release.defence.epochs))
+
+    def _smashed_batches(self, epochs: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Smashed data and normalised images of every training image in a random order, so many times over."""
+        client = copy.deepcopy(self.network.client).to(self.device, self.dtype).eval()
+        for epoch in range(epochs):
+            order = torch.randperm(len(self.images), generator=generator(self.config.seed, "defence order", epoch))
+            for chosen in order.to(self.device).split(DEFENCE_BATCH):
+                x = normalise(self.images[chosen].to(self.dtype) / 255, self.dataset.mean, self.dataset.std)
+                with torch.no_grad():
+                    z = client(x)
+                yield z, x
 
     @property
     def client_entries(self) -> int:
@@ -135,20 +162,26 @@ class Training:
         return found
 
 
-def take_client(network: Network, config: Config) -> None:
-    """Give the client half of a network the weights of another run's.
+def take_half(network: Network, half: str, run: str) -> None:
+    """Give the client or the server half of a network the weights of another run's.
+
+    Args:
+        network: Of this run, changed.
+        half: `client` or `server`.
+        run: Run directory or checkpoint.
 
     Raises:
-        ValueError, FileNotFoundError: there is no such run, or its client half is another one.
+        ValueError, FileNotFoundError: there is no such run, or its half is another one.
     """
-    source = open_checkpoint(config.client_from)
+    source = open_checkpoint(run)
     try:
-        network.client.load_state_dict(source.network().client.state_dict())
+        getattr(network, half).load_state_dict(getattr(source.network(), half).state_dict())
     except RuntimeError:
         other = source.config
-        raise ValueError(f"the client half of {config.client_from} ({other.arch} x{other.width:g} cut at {other.cut}, bottleneck "
-                         f"C{other.bottleneck.channels}S{other.bottleneck.stride}) is not that of this run: use the same --arch, --width, "
-                         "--cut and --bottleneck") from None
+        raise ValueError(f"the {half} half of {run} ({other.arch} x{other.width:g} cut at {other.cut}, bottleneck "
+                         f"C{other.bottleneck.channels}S{other.bottleneck.stride}, trained by {other.algorithm}) is not that of this run: "
+                         f"use the same --arch, --width, --cut and --bottleneck"
+                         f"{'' if half == 'client' else ', and the same classes or head'}") from None
 
 
 def _classes(config: Config, dataset: images.Dataset) -> int:

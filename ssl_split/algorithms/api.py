@@ -7,12 +7,14 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssl_split.channel import Channel, Ledger
 from ssl_split.clients import ClientStore
 from ssl_split.config import Config
 from ssl_split.data.imageset import Triple
 from ssl_split.defences.api import Place
+from ssl_split.models.layers import BatchNorm
 from ssl_split.models.split import Network
 from ssl_split.tree import Tree
 
@@ -51,7 +53,9 @@ class Setup:
     def place(self) -> Place:
         """Where a defence is at work."""
         network = self.network
-        return Place(network.smashed_shape, network.input_shape[-1], self.mean, self.std, self.config.seed, self.dtype, self.device)
+        coupled = any(isinstance(part, BatchNorm | _BatchNorm) for part in network.client.modules())
+        return Place(network.smashed_shape, network.input_shape[-1], self.mean, self.std, self.config.seed, self.dtype, self.device,
+                     coupled)
 
     @property
     def channels_last(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,6 +25,7 @@ class Place:
         seed: Of the run.
         dtype: Arithmetic of weights and of what is sent.
         device: Where tensors live.
+        couples_images: Whether smashed data of an image depend on others of its batch (BatchNorm).
     """
 
     smashed_shape: tuple[int, ...]
@@ -33,6 +35,7 @@ class Place:
     seed: int
     dtype: torch.dtype
     device: torch.device
+    couples_images: bool = False
 
 
 class Defence:
@@ -42,12 +45,18 @@ class Defence:
         changes_release: Whether what the server reads differs from what the client half computes.
         random: Whether that is drawn anew at each release.
         has_loss: Whether the client adds a loss of its own.
+        learns_from_answer: Whether the gradients that come back teach it, also where the client's weights stay as they are.
+        changes_update: Whether the client makes something else of its images' gradients than their mean.
+        learned: Whether what is sent depends on what it has learned, which checkpoints hold.
         codec: How smashed data are encoded, in place of `wire.activations`; None to leave that.
     """
 
     changes_release: ClassVar[bool] = False
     random: ClassVar[bool] = False
     has_loss: ClassVar[bool] = False
+    learns_from_answer: ClassVar[bool] = False
+    changes_update: ClassVar[bool] = False
+    learned: ClassVar[bool] = False
     codec: Codec | None = None
 
     def on_activation(self, z: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -79,6 +88,32 @@ class Defence:
             z: Smashed data of all clients of the step, `(A * B, ...)`.
             x: Their images, `(A * B, C, H, W)`.
             share: Of the run's rounds that are over, in [0, 1).
+        """
+
+    def on_answer(self, gradient: Tensor, generators: Sequence[torch.Generator]) -> None:
+        """One step from the gradient that came back.
+
+        Args:
+            gradient: Of each client's mean loss with respect to what it sent, `(A, B, ...)`.
+            generators: Of each client, in the state that `on_activation` got them in.
+        """
+
+    def client_update(self, gradients: Iterable[Tensor], generator: torch.Generator) -> Tensor:
+        """What a client makes of the gradients of its images in a step, in place of their sum, `(d,)`.
+
+        Args:
+            gradients: Of each image's own loss with respect to the d client weights, some images `(b, d)` at a time.
+            generator: Source of randomness, on the CPU.
+        """
+        raise NotImplementedError
+
+    def restore(self, tensors: dict[str, Tensor], *, shape: tuple[int, ...], image_size: int) -> None:
+        """Take up what was learned, from a checkpoint.
+
+        Args:
+            tensors: Trees of `begin` by `name/key`, without the `defence.` in front.
+            shape: Of one image's smashed data.
+            image_size: Pixels per side.
         """
 
     def refuse(self, shape: tuple[int, ...]) -> None:

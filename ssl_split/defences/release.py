@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ssl_split.channel import Codec
+from ssl_split.clients import Clients
 from ssl_split.defences.api import Defence, Place
 from ssl_split.rng import generator
 from ssl_split.tree import Tree
@@ -71,7 +72,7 @@ class Release:
         """
         if not self.defence.changes_release:
             return outputs
-        made = [self.defence.on_activation(z, x, generator(self._place.seed, f"defence {kind}", step, client, number))
+        made = [self.defence.on_activation(z, x, self._generator(kind, step, client, number))
                 for z, x, client in zip(self._by_client(outputs, len(members)), images, members.tolist(), strict=True)]
         return made if len(outputs) == len(made) else [torch.cat(made)]
 
@@ -91,6 +92,38 @@ class Release:
             with torch.enable_grad():
                 found.append(torch.autograd.grad(self.defence.client_loss(leaf, x), leaf)[0])
         return torch.stack(found)
+
+    def backward(self, clients: Clients, outputs: list[Tensor], images: Tensor, answer: Tensor, members: Tensor, answered: Tensor, *,
+                 rows: slice, step: int, scale: float = 1.0, looks: int = 1) -> None:
+        """What the clients make of the gradient that came back, and of that of their own loss.
+
+        Args:
+            clients: Their halves.
+            outputs: What they sent under the kind `act_up`, as a call returned it.
+            images: `(A, looks * B, ...)`, behind them.
+            answer: `(A, looks * B, ...)`.
+            members: int64 `(A,)`.
+            answered: Who got an answer, bool `(A,)`.
+            rows: Of the members among the halves.
+            step: Of the run.
+            scale: Of the answer, relative to the gradient of each client's own mean loss.
+            looks: Views of an image, B rows apart.
+        """
+        heard = answered.nonzero().flatten().tolist()
+        if self.defence.learns_from_answer:
+            if heard:
+                self.defence.on_answer(answer[heard] / scale, [self._generator("act_up", step, int(members[k])) for k in heard])
+        elif self.defence.changes_update:
+            for k in heard:
+                count = images.shape[1] // looks  # the mean over images is taken after the update is made, of each image's own loss
+                parts = clients.image_gradients(images[k], answer[k] * (count / scale), row=rows.start + k, looks=looks)
+                made = self.defence.client_update(parts, generator(self._place.seed, "defence update", step, int(members[k])))
+                clients.add_gradient(made * (scale / count), row=rows.start + k)
+        else:
+            clients.backward(outputs, answer.flatten(0, 1).to(outputs[0].dtype), rows=rows)
+
+    def _generator(self, kind: str, step: int, client: int, number: int = 0) -> torch.Generator:
+        return generator(self._place.seed, f"defence {kind}", step, client, number)
 
     def _by_client(self, outputs: list[Tensor], clients: int) -> list[Tensor]:
         """One tensor `(B, ...)` for each client, in the arithmetic of what is sent."""

@@ -29,6 +29,11 @@ Z = torch.randn(3, 4, 5, 6, 6, generator=torch.Generator().manual_seed(0), dtype
 WHO = torch.tensor([0, 2, 7])
 OWN_WAY = ("sfl_v1", "mu_splitfed", "gas", "mocosfl", "fedsam", "fedmoco")
 """Algorithms that send in ways of their own; the others inherit theirs."""
+NEEDED: dict[str, dict[str, Any]] = {
+    "shredder": {"client_from": "a", "server_from": "b", "freeze_client": True, "server_lr": 0.0},
+    "adversarial": {"client_from": "a"},
+}
+"""Fields without which a defence is refused."""
 OTHERS = tuple(a for a in (*SUPERVISED, "monacosfl", "fedbyol", "fedavg") if a not in (*OWN_WAY, "centralised"))
 
 
@@ -40,8 +45,8 @@ def test_table_has_a_row_and_a_section_for_every_name() -> None:
     assert tuple(DEFENCES) == NAMES
     for name in NAMES[1:]:
         assert dataclasses.is_dataclass(getattr(Config(), name))
-        made = build(configuration.from_dict({"defence": name}))
-        assert made.changes_release or made.has_loss
+        made = build(configuration.from_dict({"defence": name, **NEEDED.get(name, {})}))
+        assert made.changes_release or made.has_loss or made.changes_update
     assert not build(Config()).changes_release
 
 
@@ -249,7 +254,7 @@ def test_noise_resumes_bitwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_fingerprints_without_a_defence_are_what_they_were() -> None:
     """Of the version before there were defences."""
     assert Config().fingerprint == "dcaced8b24"
-    prints = {configuration.from_dict({"defence": name}).fingerprint for name in NAMES}
+    prints = {configuration.from_dict({"defence": name, **NEEDED.get(name, {})}).fingerprint for name in NAMES}
     assert len(prints) == len(NAMES)
     assert configuration.from_dict({"defence": "topk", "topk": {"drop": 0.5}}).fingerprint not in prints
 

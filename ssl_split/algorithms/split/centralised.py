@@ -26,7 +26,7 @@ class Centralised(SFLV1):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
-        self.at_once, self.has_weights = 1, False
+        self.at_once, self.has_weights, self.is_answered = 1, False, False
 
     def init(self) -> State:
         """The initial network."""

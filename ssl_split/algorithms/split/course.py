@@ -32,6 +32,7 @@ class Course:
         self.has_weights = trees.layout(setup.network.client).numel > 0 and not self.config.freeze_client
         self.lossy = self.config.loss.happens
         self.release = release(self.config, setup.place)
+        self.is_answered = self.has_weights or self.release.defence.learns_from_answer
         self._groups: Groups | None = None
 
     def order(self, cohort: Tensor, round: int) -> Tensor:

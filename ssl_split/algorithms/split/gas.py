@@ -172,7 +172,7 @@ class GAS(SFLV1):
         if not bool(came.any()):
             return super()._serve(state, h, labels, places, came)
         client = int(state.cohort[places.start])
-        inputs = [h.detach().flatten(0, 1).requires_grad_(self.has_weights)]
+        inputs = [h.detach().flatten(0, 1).requires_grad_(self.is_answered)]
         adjustment = self._log_shares(client) if self.options.adjust_logits else None
         losses, logits = self._differentiate(inputs, labels, WHOLE, adjustment=adjustment)
         self._buffer(state, h.flatten(0, 1).flatten(1), labels.flatten(), place=places.start)

@@ -51,6 +51,7 @@ class MocoSFL:
         self.has_weights = trees.layout(setup.network.client).numel > 0 and not self.config.freeze_client
         self.lossy = self.config.loss.happens
         self.release = release(self.config, setup.place)
+        self.is_answered = self.has_weights or self.release.defence.learns_from_answer
 
     # --- state -------------------------------------------------------------------------------------------------------------------
 
@@ -183,12 +184,13 @@ class MocoSFL:
         if bool(came.any()):
             wire.clock.serve(state.cohort[came], (8 if config.symmetric == "original" else 4) * rows * self.setup.server_flops)
             h_q, h_k = (_of_senders(h, came) for h in (h_q, h_k))
-            loss, q, new_keys = self._server_loss(state, h_q.requires_grad_(self.has_weights), h_k)
+            loss, q, new_keys = self._server_loss(state, h_q.requires_grad_(self.is_answered), h_k)
             loss.backward()
             self._enqueue(state, new_keys)
             self._sgd(w["server.online"], self._server_gradients, w["server.velocity"], server_lr)
+            if self.is_answered:
+                answered = self._down(outputs, v1, h_q, state, wire, came)
             if self.has_weights:
-                answered = self._down(outputs, h_q, state, wire, came, own=self.release.gradient(outputs, v1, round=state.round))
                 self._step_clients(state, answered, client_lr)
                 wire.clock.compute(state.cohort[answered], 2 * rows * self.setup.client_flops, share=0.5 / self.setup.steps)
             metrics = {"loss": loss.item()}
@@ -247,7 +249,7 @@ class MocoSFL:
         joined = torch.cat([o.detach().to(self.setup.dtype) for o in outputs])
         return wire.send(kind, joined.unflatten(0, (len(state.cohort), -1)), state.cohort, codec=self.release.codec).flatten(0, 1)
 
-    def _down(self, outputs: list[Tensor], h_q: Tensor, state: State, wire: Channel, came: Tensor, *, own: Tensor | None) -> Tensor:
+    def _down(self, outputs: list[Tensor], images: Tensor, h_q: Tensor, state: State, wire: Channel, came: Tensor) -> Tensor:
         """Each client's slice of the gradient of the mean over those who were heard (`came`), and of its own loss at the same scale, back
         through its own part.
 
@@ -264,9 +266,11 @@ class MocoSFL:
             everybody = arrived.new_zeros(len(came), *arrived.shape[1:])
             everybody[came] = arrived
             arrived = everybody
-        if own is not None:
-            arrived = arrived + (own if self.config.client_grad_scale == "local_mean" else own / len(heard))
-        self.clients.backward(outputs, arrived.flatten(0, 1).to(outputs[0].dtype))
+        scale = 1.0 if self.config.client_grad_scale == "local_mean" else 1 / len(heard)
+        if (own := self.release.gradient(outputs, images, round=state.round)) is not None:
+            arrived = arrived + own * scale
+        self.release.backward(self.clients, outputs, images, arrived, state.cohort, answered, rows=slice(0, len(came)), step=state.step,
+                              scale=scale, looks=2 if self.config.symmetric == "stacked" else 1)
         return answered
 
     def _sgd(self, weights: Tree, gradients: Tree, velocity: Tree, lr: float) -> None:

@@ -83,7 +83,7 @@ class MuSplitFed(SFLV1):
             losses, logits, _ = super()._serve(state, h, labels, places, came)
             first = first or (losses, logits)
         assert first is not None
-        if not self.has_weights:
+        if not self.is_answered:
             return *first, torch.zeros_like(h)
         inputs = [row.requires_grad_() for row in h.detach().unbind()]
         self._differentiate(inputs, labels, self._rows(places))

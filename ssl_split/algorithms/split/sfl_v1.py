@@ -194,7 +194,7 @@ class SFLV1(Course):
         came = came & wire.came
         losses, logits, gradient = self._serve(state, h, labels, batch.places, came)
         self._server_work(state, wire, members, came, passes=3)
-        if self.has_weights and bool(came.any()):
+        if self.is_answered and bool(came.any()):
             answer = torch.zeros_like(gradient)
             answer[came] = wire.send("grad_down", gradient[came], members[came])
             answered = came.clone()
@@ -202,9 +202,11 @@ class SFLV1(Course):
             if (own := self.release.gradient(outputs, batch.views[0], round=state.round)) is not None:
                 answer = answer + own
             self.clients.clear(rows)
-            self.clients.modules.backward(outputs, answer.flatten(0, 1).to(outputs[0].dtype), rows=rows)
-            self.clients.step(rows, lr=self._client_lr(state), only=answered)
-            self._client_work(wire, members[answered], passes=2, of=3)
+            self.release.backward(self.clients.modules, outputs, batch.views[0], answer, members, answered, rows=rows,
+                                  step=state.step)
+            if self.has_weights:
+                self.clients.step(rows, lr=self._client_lr(state), only=answered)
+                self._client_work(wire, members[answered], passes=2, of=3)
         if self.couples_clients:
             wire.clock.meet(members)
         return losses, logits, labels[came]
@@ -228,14 +230,14 @@ class SFLV1(Course):
         rows = WHOLE if self.shared_server else self._rows(places)
         gradient = torch.zeros_like(h)
         if self.shared_server:
-            inputs = [h[came].detach().flatten(0, 1).requires_grad_(self.has_weights)]
+            inputs = [h[came].detach().flatten(0, 1).requires_grad_(self.is_answered)]
             losses, logits = self._differentiate(inputs, labels[came], rows)
             if inputs[0].grad is not None:
                 gradient[came] = inputs[0].grad.view(-1, *h.shape[1:])
         else:
-            inputs = [row.requires_grad_(self.has_weights) for row in h.detach().unbind()]
+            inputs = [row.requires_grad_(self.is_answered) for row in h.detach().unbind()]
             losses, logits = self._differentiate(inputs, labels, rows)
-            if self.has_weights:
+            if self.is_answered:
                 gradient = torch.stack([row.grad for row in inputs if row.grad is not None])
             losses, logits = losses[came], logits[came]
         self._step_servers(state, rows, places, came)
