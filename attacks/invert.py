@@ -18,12 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks import judge, picture, results, rulers, sets, wire
+from attacks import judge, momentum, picture, results, rulers, sets, wire
 from attacks.api import AttackOptions
 from attacks.elsewhere import Foreign, ForeignCase, refuse_mixture
 from attacks.identify import Gallery
 from attacks.judge import Scores
 from attacks.methods import METHODS, table
+from attacks.pairs import Pair
 from attacks.reconstruct import Inversion, judged, reconstruct, same_attack
 from attacks.show import name, show, suggest, where
 from attacks.victim import Victim, refuse_without_wire
@@ -76,6 +77,8 @@ class Case:
                              "smashed data give away can be probed: python -m probes.knn --features smashed")
         if "smashed" in METHODS[self.options.method].needs:
             refuse_without_wire(self.checkpoint.config)
+        if self.sends_pairs:
+            momentum.refuse_one_view(self.checkpoint.config)
         if self.options.attacker == "unaware" and not self.defended:
             raise ValueError(f"--attacker unaware has no meaning here: {self.checkpoint.run_dir.name} has no defence that changes what is "
                              "sent, or the attack looks at nothing that is sent")
@@ -128,11 +131,26 @@ class Case:
     @property
     def views(self) -> Tensor | None:
         """The recorded views, where they are what is to be rebuilt."""
-        return None if self.recording is None else self.recording["images"]
+        return None if self.recording is None or self.sends_pairs else self.recording["images"]
+
+    @property
+    def sends_pairs(self) -> bool:
+        """Whether the images behind two views are what is to be rebuilt."""
+        return "second_view" in METHODS[self.options.method].needs
+
+    @cached_property
+    def pair(self) -> Pair:
+        """The two views of each target."""
+        images = self.sets.targets.images.to(self.device)
+        return momentum.views(self.checkpoint, images, self.recording)
 
     def attacked(self) -> Victim:
         """The averaged client of the checkpoint, or the one that the server knew when the recorded steps began."""
         victim = self.victim(self.network)
+        if self.sends_pairs:
+            if self.recording is None:
+                return momentum.of_checkpoint(self.checkpoint, victim, self.pair, self.sets.clients)
+            return momentum.of_recording(self.checkpoint, victim, self.pair, self.recording)
         return victim if self.recording is None else self.recording.sent_by(victim, device=self.device)
 
     @cached_property
@@ -150,7 +168,8 @@ class Case:
                 "dataset": self.checkpoint.config.dataset, "options": self.identity, "checkpoint": self.checkpoint.reference,
                 "defence": self.checkpoint.config.defended_with,
                 "adaptive": self.options.attacker == "adaptive" if self.defended else None,
-                "wire": self.recording and self.recording.facts()}
+                "wire": None if self.recording is None else {
+                    **self.recording.facts(), "truth": "image behind two views" if self.sends_pairs else "augmented view"}}
 
     @cached_property
     def targets(self) -> Tensor:
@@ -201,7 +220,9 @@ class Case:
         network = self.checkpoint.untrained()
         dataset = self.checkpoint.dataset(self.options.data_dir)
         unread = ("method", "seeds", "unaware", "wire")
+        shown = ImageSet((self.pair.views.flatten(0, 1) * 255).round().byte()) if self.sends_pairs else None
         key = {
+            **({} if shown is None else {"views": rulers.digest(shown), "family": dataclasses.asdict(self.checkpoint.config.augmentation)}),
             **({"private": rulers.digest(self.sets.private)} if self.trained_on_clients else {}),
             **({"defence": self.checkpoint.config.defended_with} if self.defended else {}),
             "attack": self.options.method, "options": {k: v for k, v in self.identity.items() if k not in unread},
@@ -212,7 +233,10 @@ class Case:
 
         def compute() -> Scores:
             print("the same attack on the untrained client, as a ruler (kept for other runs):", file=sys.stderr)
-            return same_attack(self.victim(network), self.targets, own=self.own, options=self.options)
+            victim = self.victim(network)
+            if self.sends_pairs:
+                victim = momentum.of_untrained(victim, self.pair)
+            return same_attack(victim, self.targets, own=self.own, options=self.options)
 
         return rulers.cached(self.checkpoint.run_dir.parent / ".rulers", key, compute)
 
@@ -251,7 +275,7 @@ def _facts(case: Case | ForeignCase, inversion: Inversion) -> dict[str, Any]:
     """The result file but for time and place."""
     options = case.options
     trains = options.method in ("decoder", "oracle")
-    by_budget = (trains and options.preset == "strong") or options.method in ("optimise", "unsplit", "fora")
+    by_budget = (trains and options.preset == "strong") or options.method in ("optimise", "unsplit", "fora", "twoview")
     return {
         "kind": "attack", "name": options.method, "preset": options.preset if trains else None,
         "budget": options.budget if by_budget else None, **inversion.result, **case.facts(),

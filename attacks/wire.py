@@ -54,6 +54,7 @@ class Recording:
         momentum: Of the averaged momentum client, where there is one; else empty.
         available: Images behind all that was recorded.
         span: First and last recorded step.
+        partners: Of doubled batches the other messages of the same two views, with the views exchanged: `z`, `key_z`; else empty.
     """
 
     rows: Mapping[str, Tensor]
@@ -61,6 +62,7 @@ class Recording:
     momentum: Mapping[str, Tensor]
     available: int
     span: tuple[int, int]
+    partners: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Tensor:
         """A recorded tensor."""
@@ -69,12 +71,18 @@ class Recording:
     def facts(self) -> dict[str, Any]:
         """What the result file says of it."""
         return {"steps": sorted(set(self["steps"].tolist())), "clients": sorted(set(self["clients"].tolist())),
-                "available": self.available, "truth": "augmented view"}
+                "available": self.available}
 
     def sent_by(self, victim: Victim, *, device: torch.device) -> RecordedVictim:
         """The victim that has sent this."""
         known = {f.name: getattr(victim, f.name) for f in fields(Victim)}
         return RecordedVictim(**known, sent=self["z"].float().to(device))
+
+
+    def of_pairs(self) -> tuple[Tensor, ...]:
+        """The first view through the client, the second through the momentum client; of doubled batches then the second through the client
+        and the first through the momentum client."""
+        return self["z"], self["key_z"], *(self.partners[name] for name in ("z", "key_z") if name in self.partners)
 
 
 def attacked(run_dir: Path, train: ImageSet, *, count: int) -> Recording:
@@ -95,7 +103,20 @@ def attacked(run_dir: Path, train: ImageSet, *, count: int) -> Recording:
     chosen = order[:count]
     weights, momentum = ({name.removeprefix(part): v for name, v in found.items() if name.startswith(part)} for part in WHOLE)
     span = int(rows["steps"].min()), int(rows["steps"].max())
-    return Recording({name: value[chosen] for name, value in rows.items()}, weights, momentum, len(order), span)
+    return Recording({name: value[chosen] for name, value in rows.items()}, weights, momentum, len(order), span,
+                     _partners(rows, chosen))
+
+
+def _partners(rows: Mapping[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
+    """`z` and `key_z` of the rows in which the views of the chosen ones are exchanged; empty where there are none."""
+    if "key_draws" not in rows:
+        return {}
+    found = []
+    for row in chosen.tolist():
+        same = torch.stack([rows[name] == rows[name][row] for name in ("clients", "steps", "sources")]).all(0)
+        places = (same & (rows["draws"] == rows["key_draws"][row]).all(1)).nonzero().flatten()
+        found += places[:1].tolist()
+    return {name: rows[name][found] for name in ("z", "key_z")} if len(found) == len(chosen) else {}
 
 
 def own_views(images: Tensor, options: Augment) -> Tensor:
