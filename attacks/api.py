@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from attacks.view import View
 from ssl_split import fields
 from ssl_split.fields import field
 
-METHODS = ("blind", "ridge", "decoder", "oracle", "optimise", "unsplit", "fora")
+METHODS = ("blind", "ridge", "decoder", "oracle", "optimise", "unsplit", "fora", "twoview")
 """Names of the inversion attacks, in the order of tables."""
 PRESETS = ("strong", "published")
 BUDGETS = ("quick", "standard", "paper")
@@ -73,8 +74,9 @@ class AttackOptions:
 
     method: str = field("decoder", "attack", choices=METHODS, section="attack")
     preset: str = field("strong", "decoder, oracle: strong, or published (as ResSFL and MocoSFL attack)", choices=PRESETS)
-    budget: str = field("standard", "decoder, oracle: quick 500, standard 2000, paper 5000 and more steps; optimise: 200 steps, 500 from 2 "
-                                    "starts, 2000 from 3; unsplit: 10, 50, 1000 rounds; fora: 1000, 5000, 40000", choices=BUDGETS)
+    budget: str = field("standard", "decoder, oracle: quick 500, standard 2000, paper 5000 and more steps; optimise, twoview: 200 "
+                                    "steps, 500 from 2 starts, 2000 from 3; unsplit: 10, 50, 1000 rounds; fora: 1000, 5000, 40000",
+                        choices=BUDGETS)
     aux: int | str | None = field(None, f"the attacker's images, one tenth for validation (default: {DEFAULT_AUX} or all there are, "
                                         f"published preset {PUBLISHED_AUX}); a folder of pictures with --encoder", low=2)
     targets: int | str = field(128, "attacked images, a fixed list over clients and classes; a folder of pictures with --encoder", low=2)
@@ -114,11 +116,13 @@ class Guess:
         images: Reconstructions of the targets, `(n, 3, S, S)` in [0, 1]; `(1, 3, S, S)` for one guess for all.
         validation_mse: Error on the attacker's own validation images, by which attacks are chosen; None where there is none.
         notes: What else the result file should say, plain values.
+        further: What else the judge should see.
     """
 
     images: Tensor
     validation_mse: float | None
     notes: Mapping[str, Any]
+    further: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,7 @@ class Method:
         seeded: Whether a seed changes its numbers.
         cost: For `--help` and the docs.
         source: Where it is from.
+        optional: Capabilities that it reads where they are offered.
     """
 
     run: Callable[[View, AttackOptions, int], Guess]
@@ -140,3 +145,4 @@ class Method:
     seeded: bool
     cost: str
     source: str
+    optional: tuple[str, ...] = ()

@@ -18,20 +18,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks import judge, picture, results, rulers, sets
+from attacks import judge, momentum, picture, results, rulers, sets, wire
 from attacks.api import AttackOptions
 from attacks.elsewhere import Foreign, ForeignCase, refuse_mixture
 from attacks.identify import Gallery
 from attacks.judge import Scores
 from attacks.methods import METHODS, table
+from attacks.pairs import Pair
 from attacks.reconstruct import Inversion, judged, reconstruct, same_attack
 from attacks.show import name, show, suggest, where
 from attacks.victim import Victim, refuse_without_wire
 from attacks.view import OwnImages
+from attacks.wire import Recording
 from probes.rulers import network_key
 from ssl_split import allocator, fields
 from ssl_split import run as runs
-from ssl_split.data.images import to_float
+from ssl_split.data.images import ImageSet, to_float
 from ssl_split.fields import field
 from ssl_split.files import write_tensors
 from ssl_split.models.split import Network
@@ -51,6 +53,8 @@ class Options(Foreign, AttackOptions):
                                    section="checkpoint")
     which: str = field("last", "checkpoint of a run directory", choices=("last", "best"))
     out: str = field("runs", "folder in which the newest run is looked for, and where the result on a client from elsewhere goes")
+    wire: bool = field(False, "attack what the run really sent: smashed data of augmented views, recorded with train --record-wire; "
+                              "--targets of them, spread over clients and steps")
     data_dir: str | None = field(None, "folder that holds the data set (default: the one the run was trained with)")
     device: str = field("auto", "auto, cpu, cuda or cuda:N")
 
@@ -73,11 +77,15 @@ class Case:
                              "smashed data give away can be probed: python -m probes.knn --features smashed")
         if "smashed" in METHODS[self.options.method].needs:
             refuse_without_wire(self.checkpoint.config)
+        if self.sends_pairs:
+            momentum.refuse_one_view(self.checkpoint.config)
         if self.options.attacker == "unaware" and not self.defended:
             raise ValueError(f"--attacker unaware has no meaning here: {self.checkpoint.run_dir.name} has no defence that changes what is "
                              "sent, or the attack looks at nothing that is sent")
         known = ("attacker", "unaware") if self.defended else ()
         self.identity = self.options.identity((*METHODS[self.options.method].options, *known))
+        if self.recording is not None:
+            self.identity["wire"] = list(self.recording.span)
 
     @property
     def defended(self) -> bool:
@@ -93,10 +101,22 @@ class Case:
     @cached_property
     def sets(self) -> sets.Sets:
         """Targets and the attacker's images."""
-        dataset = self.checkpoint.dataset(self.options.data_dir)
+        dataset, sent = self.checkpoint.dataset(self.options.data_dir), self.recording
         assert isinstance(self.options.targets, int)  # folders were refused
         return sets.choose(dataset, self.checkpoint.parts(dataset), targets=self.options.targets, aux=self.options.aux_images,
-                           aux_given=self.options.aux is not None)
+                           aux_given=self.options.aux is not None, attacked=None if sent is None else (sent["sources"], sent["clients"]))
+
+    @cached_property
+    def recording(self) -> Recording | None:
+        """The attacked messages of the run, where those are attacked.
+
+        Raises:
+            FileNotFoundError, ValueError: nothing was recorded, or the file is damaged.
+        """
+        if not self.options.wire:
+            return None
+        assert isinstance(self.options.targets, int)
+        return wire.attacked(self.checkpoint.run_dir, self.checkpoint.dataset(self.options.data_dir).train, count=self.options.targets)
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -106,16 +126,40 @@ class Case:
     @property
     def pixels(self) -> Tensor:
         """The attacked images, uint8."""
-        return self.sets.targets.images
+        return self.sets.targets.images if self.views is None else (self.views * 255).round().byte().cpu()
+
+    @property
+    def views(self) -> Tensor | None:
+        """The recorded views, where they are what is to be rebuilt."""
+        return None if self.recording is None or self.sends_pairs else self.recording["images"]
+
+    @property
+    def sends_pairs(self) -> bool:
+        """Whether the images behind two views are what is to be rebuilt."""
+        return "second_view" in METHODS[self.options.method].needs
+
+    @cached_property
+    def pair(self) -> Pair:
+        """The two views of each target."""
+        images = self.sets.targets.images.to(self.device)
+        return momentum.views(self.checkpoint, images, self.recording)
 
     def attacked(self) -> Victim:
-        """The averaged client of the checkpoint."""
-        return self.victim(self.network)
+        """The averaged client of the checkpoint, or the one that the server knew when the recorded steps began."""
+        victim = self.victim(self.network)
+        if self.sends_pairs:
+            if self.recording is None:
+                return momentum.of_checkpoint(self.checkpoint, victim, self.pair, self.sets.clients)
+            return momentum.of_recording(self.checkpoint, victim, self.pair, self.recording)
+        return victim if self.recording is None else self.recording.sent_by(victim, device=self.device)
 
     @cached_property
     def network(self) -> Network:
-        """The network of the checkpoint."""
-        return self.checkpoint.network()
+        """The network of the checkpoint, with the client half of the recording where that is attacked."""
+        made = self.checkpoint.network()
+        if self.recording is not None:
+            made.client.load_state_dict({k: v.float() for k, v in self.recording.weights.items()})
+        return made
 
     def facts(self) -> dict[str, Any]:
         """What the result file says of client and images."""
@@ -123,17 +167,20 @@ class Case:
                 "smashed_shape": list(self.network.smashed_shape), "run": self.checkpoint.run_dir.name,
                 "dataset": self.checkpoint.config.dataset, "options": self.identity, "checkpoint": self.checkpoint.reference,
                 "defence": self.checkpoint.config.defended_with,
-                "adaptive": self.options.attacker == "adaptive" if self.defended else None}
+                "adaptive": self.options.attacker == "adaptive" if self.defended else None,
+                "wire": None if self.recording is None else {
+                    **self.recording.facts(), "truth": "image behind two views" if self.sends_pairs else "augmented view"}}
 
     @cached_property
     def targets(self) -> Tensor:
         """The attacked images `(n, 3, S, S)` in [0, 1]."""
-        return to_float(self.sets.targets.images.to(self.device))
+        return to_float(self.sets.targets.images.to(self.device)) if self.views is None else self.views.to(self.device)
 
     @cached_property
     def own(self) -> OwnImages:
-        """The attacker's images."""
-        return sets.split(self.sets.aux.images.to(self.device))
+        """The attacker's images; random views of them where views are to be rebuilt."""
+        images = self.sets.aux.images.to(self.device)
+        return sets.split(images if self.views is None else wire.own_views(images, self.checkpoint.config.augmentation))
 
     def victim(self, network: Network) -> Victim:
         """The client half of a network."""
@@ -172,17 +219,24 @@ class Case:
         """The same attack, one attacker seed, on the client before training; computed once for all runs in a folder."""
         network = self.checkpoint.untrained()
         dataset = self.checkpoint.dataset(self.options.data_dir)
+        unread = ("method", "seeds", "unaware", "wire")
+        shown = ImageSet((self.pair.views.flatten(0, 1) * 255).round().byte()) if self.sends_pairs else None
         key = {
+            **({} if shown is None else {"views": rulers.digest(shown), "family": dataclasses.asdict(self.checkpoint.config.augmentation)}),
             **({"private": rulers.digest(self.sets.private)} if self.trained_on_clients else {}),
             **({"defence": self.checkpoint.config.defended_with} if self.defended else {}),
-            "attack": self.options.method, "options": {k: v for k, v in self.identity.items() if k not in ("method", "seeds", "unaware")},
-            "targets": rulers.digest(self.sets.targets), "aux": rulers.digest(self.sets.aux), "mean": list(dataset.mean),
+            "attack": self.options.method, "options": {k: v for k, v in self.identity.items() if k not in unread},
+            **({} if self.views is None else {"own": dataclasses.asdict(self.checkpoint.config.augmentation)}),
+            "targets": rulers.digest(ImageSet(self.pixels)), "aux": rulers.digest(self.sets.aux), "mean": list(dataset.mean),
             "std": list(dataset.std), "network": network_key(self.checkpoint.config, network, at_cut=True),
         }
 
         def compute() -> Scores:
             print("the same attack on the untrained client, as a ruler (kept for other runs):", file=sys.stderr)
-            return same_attack(self.victim(network), self.targets, own=self.own, options=self.options)
+            victim = self.victim(network)
+            if self.sends_pairs:
+                victim = momentum.of_untrained(victim, self.pair)
+            return same_attack(victim, self.targets, own=self.own, options=self.options)
 
         return rulers.cached(self.checkpoint.run_dir.parent / ".rulers", key, compute)
 
@@ -210,6 +264,8 @@ def _case(options: Options) -> Case | ForeignCase:
     """A run's checkpoint, or a client from elsewhere."""
     if options.encoder is None:
         return Case(options)
+    if options.wire:
+        raise ValueError("--wire is what a run has sent, and --encoder names a client from elsewhere: give one of them")
     checked = fields.build(Options, fields.to_dict(options))
     refuse_mixture(checked, "attacks.invert")
     return ForeignCase(checked, checked.identity(METHODS[checked.method].options), device=pick_device(checked.device))
@@ -219,7 +275,7 @@ def _facts(case: Case | ForeignCase, inversion: Inversion) -> dict[str, Any]:
     """The result file but for time and place."""
     options = case.options
     trains = options.method in ("decoder", "oracle")
-    by_budget = (trains and options.preset == "strong") or options.method in ("optimise", "unsplit", "fora")
+    by_budget = (trains and options.preset == "strong") or options.method in ("optimise", "unsplit", "fora", "twoview")
     return {
         "kind": "attack", "name": options.method, "preset": options.preset if trains else None,
         "budget": options.budget if by_budget else None, **inversion.result, **case.facts(),
@@ -269,6 +325,7 @@ def main(argv: Sequence[str]) -> None:
         "  python -m attacks.invert --checkpoint runs/RUN --preset published             # as ResSFL and MocoSFL attack\n"
         "  python -m attacks.invert --checkpoint runs/RUN --method optimise              # with the client's weights\n"
         "  python -m attacks.invert --checkpoint runs/RUN --unaware                      # also who does not know the run's defence\n"
+        "  python -m attacks.invert --checkpoint runs/RUN --wire                         # what the run really sent (train --record-wire)\n"
         "  python -m attacks.invert --checkpoint runs/RUN --method oracle                # bound: trained on the clients' own images\n"
         "  python -m attacks.invert --encoder client.py:build --weights client.safetensors --targets DIR --aux DIR   # any client\n\n"
         "writes RUN/attacks/METHOD-HASH/result.json, images.png and reconstructions.safetensors; a result that exists is printed, not\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attacks import blind, decoder, fora, optimise, ridge, unsplit
+from attacks import blind, decoder, fora, optimise, ridge, twoview, unsplit
 from attacks.api import METHODS as NAMES
 from attacks.api import Method
 
@@ -23,6 +23,9 @@ METHODS: dict[str, Method] = {
                       options=(*_SETS, "budget", "seeds", "seed", "unsplit")),
     "fora": Method(fora.attack, needs=("smashed", "aux", "server_training"), seeded=True, cost="tens of minutes", source="FORA (CVPR 2024)",
                    options=(*_SETS, "budget", "seeds", "seed", "decoder", "fora")),
+    "twoview": Method(twoview.attack, needs=("smashed", "query", "weights", "momentum_view", "second_view", "aux"), seeded=False,
+                      cost="minutes", source="both views of MoCo; docs/attacks.md", optional=("momentum_weights",),
+                      options=(*_SETS, "budget", "seed", "optimise")),
 }
 """Name -> attack, what it needs, what it costs and where it is from; `attacks.api.METHODS` has the names alone."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from attacks import identify, judge, sets
+from attacks import identify, judge, pairs, sets
 from attacks.api import QUICK, AttackOptions, Guess
 from attacks.identify import Gallery
 from attacks.judge import Scores
@@ -17,6 +17,7 @@ from attacks.methods import METHODS, YARDSTICKS
 from attacks.victim import Encoder, Victim, redrawn
 from attacks.view import OwnImages, View
 from ssl_split import fields, quality
+from ssl_split.config import Augment
 from ssl_split.data.imageset import Triple
 from ssl_split.defences.api import Defence
 
@@ -51,7 +52,8 @@ def reconstruct(
     client: Encoder, targets: Tensor, aux: Tensor, *, method: str = "decoder", untrained: Encoder | None = None,
     mean: Triple = (0.0, 0.0, 0.0), std: Triple = (1.0, 1.0, 1.0), aux_kind: str = "aux_same", private: Tensor | None = None,
     gallery: Tensor | None = None, labels: Tensor | None = None, gallery_labels: Tensor | None = None,
-    fresh: Callable[[int], nn.Module] | None = None, defence: Defence | None = None, **options: Any,
+    fresh: Callable[[int], nn.Module] | None = None, defence: Defence | None = None, momentum: nn.Module | None = None,
+    augment: Augment | None = None, **options: Any,
 ) -> Inversion:
     """Attack any client: no run directory and no training code of this project is needed.
 
@@ -70,6 +72,8 @@ def reconstruct(
             the reconstructions show.
         fresh: Seed -> the client at new initial weights, for attacks that know its shape; without it they shuffle those of `untrained`.
         defence: What becomes of smashed data before they are sent (`ssl_split.defences`); `attacker="unaware"` is one who does not know.
+        momentum: The momentum client, known to the attacker: targets are then sent as two random views, the second through it (`twoview`).
+        augment: The family of these views; None for MoCo v2's.
         **options: Fields of `AttackOptions`, e.g. `budget="quick"`, `seeds=1`, `decoder={"steps": 200}`.
 
     Raises:
@@ -91,7 +95,13 @@ def reconstruct(
     known = fresh or (redrawn(untrained) if isinstance(untrained, nn.Module) else None)
 
     def victim(attacked: Encoder) -> Victim:
-        return Victim(attacked, mean, std, theirs, defence or Defence(), chosen.attacker == "adaptive", known, private)
+        made = Victim(attacked, mean, std, theirs, defence or Defence(), chosen.attacker == "adaptive", known, private)
+        if momentum is None or chosen.method != "twoview":
+            return made
+        shown = pairs.drawn((targets * 255).round().byte(), augment or Augment("mocov2"))
+        follower = momentum if attacked is client else attacked
+        assert isinstance(follower, nn.Module)
+        return pairs.sending(made, shown, [follower], averaged=follower, guess=None)
 
     ruler = None if untrained is None else lambda: same_attack(victim(untrained), targets, own=own, options=chosen)
     return judged(victim(client), targets, own=own, options=chosen, untrained=ruler, aux_kind=aux_kind,
@@ -106,7 +116,8 @@ def guesses(victim: Victim, targets: Tensor, *, own: OwnImages, options: AttackO
         The view, and every seed's guess with the seconds it took.
     """
     method = METHODS[options.method]
-    view = View(victim.offers(targets, own, aux=aux_kind), method.needs, attack=options.method)
+    offered = victim.offers(targets, own, aux=aux_kind)
+    view = View(offered, (*method.needs, *(flag for flag in method.optional if flag in offered)), attack=options.method)
     found = []
     for seed in seeds:
         start = time.monotonic()
@@ -147,6 +158,7 @@ def judged(victim: Victim, targets: Tensor, *, own: OwnImages, options: AttackOp
         values = scores.to_dict() | judge.relative(scores, blind_scores)
         result["unaware"] = {k: values[k] for k in ("mse", "psnr", "ssim", "r2")}
     result |= seen_in([g.images.expand(targets.shape) for g in found], targets, victim=victim, gallery=gallery or Gallery(targets[:0]))
+    result |= victim.further([g.further for g in found], targets, blind[0])
     if options.method == "blind":
         result["yardsticks"] = yardsticks(victim, targets, own=own, options=options, blind=blind_scores, aux_kind=aux_kind)
     return Inversion([g.images.expand(targets.shape) for g in found], blind[0], mine, blind_scores, before, result)

@@ -47,7 +47,8 @@ class Sets:
     notices: tuple[str, ...]
 
 
-def choose(dataset: Dataset, parts: Sequence[Tensor], *, targets: int, aux: int, aux_given: bool = True) -> Sets:
+def choose(dataset: Dataset, parts: Sequence[Tensor], *, targets: int, aux: int, aux_given: bool = True,
+           attacked: tuple[Tensor, Tensor] | None = None) -> Sets:
     """Draw targets and the attacker's images.
 
     Args:
@@ -56,12 +57,16 @@ def choose(dataset: Dataset, parts: Sequence[Tensor], *, targets: int, aux: int,
         targets: Wanted number of targets.
         aux: Wanted number of the attacker's images.
         aux_given: Whether a person asked for this number, and is told if there are fewer.
+        attacked: The targets where they are known, all different: indices into `dataset.train` and clients; None draws them.
 
     Raises:
         ValueError: too few images to attack or to attack with.
     """
     members = dataset.train.select(torch.cat(list(parts)))
     order, clients = target_order(dataset.train.labels, parts)
+    if attacked is not None:
+        rest = ~torch.isin(order, attacked[0])
+        order, clients = torch.cat([attacked[0], order[rest]]), torch.cat([attacked[1], clients[rest]])
     keep = distinct(dataset.train.select(order).digests(), ())
     chosen = order[keep][:targets]
     own = torch.randperm(len(dataset.test), generator=rng.generator(AUX_SEED, "aux"))

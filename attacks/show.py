@@ -45,7 +45,7 @@ def show(result: dict[str, Any]) -> str:
         lines.append(_row("blind guess", {c: 0.0 if c == "r2" else result[f"blind_{c}"] for c in _COLUMNS}))
         if result["untrained_mse"] is not None:
             lines.append(_row("untrained client", {c: result[f"untrained_{c}"] for c in _COLUMNS}))
-    lines += [*recognised(result), "", result["verdict"], *(f"Note: {notice}." for notice in notes(result))]
+    lines += [*two_views(result), *recognised(result), "", result["verdict"], *(f"Note: {notice}." for notice in notes(result))]
     return "\n".join([*lines, f"picture: {Path(result['path']).with_name('images.png')}"])
 
 
@@ -58,6 +58,24 @@ def defended(result: dict[str, Any]) -> str:
 
 def _row(title: str, values: dict[str, Any]) -> str:
     return f"  {title:<32}{values['mse']:9.4f}{values['psnr']:9.2f}{values['ssim']:9.3f}{values['r2']:9.3f}"
+
+
+def two_views(result: dict[str, Any]) -> list[str]:
+    """What the judge of the two-view attack says beside the image; nothing for other attacks."""
+    found = result.get("two_views")
+    if not found:
+        return []
+    joint, single, plain = (found[k] for k in ("joint", "one_view", "plain"))
+
+    def row(title: str, values: dict[str, float]) -> str:
+        return f"  {title:<46}{values['mse']:9.4f}{values['r2']:9.3f}"
+
+    return ["", f"  {'at the same steps and starts':<46}{'MSE':>9}{'R2':>9}", row("image, from both views (this attack)", joint),
+            row("image, from the query view alone", single), row("inside both crops, moved into place: both views", joint["aligned"]),
+            row("inside both crops, moved into place: one view", single["aligned"]), row("query view, from both views", joint["view"]),
+            row("query view, from it alone", single["view"]), row("query view, as optimise rebuilds it", plain["view"]),
+            f"  crops show {found['coverage']:.0%} of the image; where one lies in the other's frame was found with IoU "
+            f"{joint['relative_box_iou']:.2f} (median)"]
 
 
 def recognised(result: dict[str, Any]) -> list[str]:
@@ -97,6 +115,10 @@ def notes(result: dict[str, Any]) -> list[str]:
         found.append("this attacker does not know the defence; whoever trains through it (--attacker adaptive) may see more")
     if result["name"] == "unsplit" and result["per_seed"][0]["l2"] > 0:
         found.append("the published prior of this attack (--unsplit.l2) draws images towards black: structure says more than the error")
+    if result["name"] == "twoview":
+        found.append("where the whole lies and whether it is mirrored cannot be known from views; the rows moved into place leave that out")
+        if any(s["momentum"] == "guess" for s in result["per_seed"]):
+            found.append("the momentum client is a guess: the average of the averaged clients that the server has seen")
     if result["name"] == "ridge" and result["per_seed"][0]["lambda_at_edge"]:
         found.append("the best penalty is at the edge of the grid")
     if result["dataset"] == "digits":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -129,6 +129,16 @@ class Victim:
         if isinstance(self.client, nn.Module):
             offers["weights"] = self._weights
         return offers
+
+    def further(self, found: Sequence[Mapping[str, Tensor]], targets: Tensor, blind: Tensor) -> dict[str, Any]:
+        """What the judge says of this kind of victim beside the scores; nothing here.
+
+        Args:
+            found: What each attacker seed found besides its images (`Guess.further`).
+            targets: `(n, 3, S, S)` in [0, 1].
+            blind: The blind guess `(3, S, S)`.
+        """
+        return {}
 
     def _weights(self) -> Client:
         assert isinstance(self.client, nn.Module)

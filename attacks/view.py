@@ -13,6 +13,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ssl_split.config import Augment
+from ssl_split.data.augment import Ranges
+
 CAPABILITIES: dict[str, str] = {
     "smashed": "sees the smashed data z of the targets",
     "query": "can obtain f(x) for own images x (implied by weights)",
@@ -89,6 +92,23 @@ class Architecture:
     make: Callable[[int], nn.Module]
     normalise: Callable[[Tensor], Tensor]
     image_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SecondView:
+    """What whoever sees two random views of each target knows of them.
+
+    Attributes:
+        family: How the run's views are made.
+        ranges: Between what they vary.
+        client, momentum: Where both views go through both encoders (doubled batches): the second view through the client and the first
+            through the momentum client, `(n, *shape)`; else None.
+    """
+
+    family: Augment
+    ranges: Ranges
+    client: Tensor | None = None
+    momentum: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +191,18 @@ class View:
         """What the server has seen in training besides the targets' smashed data."""
         made: Collected = self._get("server_training")
         return made
+
+    @property
+    def momentum_view(self) -> Tensor:
+        """The second view of each target through the momentum client, `(n, *shape)`; `smashed` is of the first through the client."""
+        z: Tensor = self._get("momentum_view")
+        return z
+
+    @property
+    def second(self) -> SecondView:
+        """What is known of the two views."""
+        known: SecondView = self._get("second_view")
+        return known
 
     def offered(self, flag: str) -> Any:
         """What a declared capability without a property of its own consists of."""

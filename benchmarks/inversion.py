@@ -63,7 +63,8 @@ def main() -> None:
     for method in sorted(args.only, key=lambda name: name != "ridge"):
         given = {"precision": args.precision} if method in OWN_OPTIONS else {}
         start = time.perf_counter()
-        reconstruct(client, targets, own, method=method, private=private, fresh=fresh, budget=args.budget, seeds=1, **given)
+        reconstruct(client, targets, own, method=method, private=private, fresh=fresh, momentum=client, budget=args.budget, seeds=1,
+                    **given)
         found[method] = time.perf_counter() - start
         unit = f"{found[method] / found['ridge']:>9.1f}x" if "ridge" in found else f"{'-':>10}"
         print(f"{method:<10}{found[method]:>10.1f}{args.targets / found[method]:>11.1f}{unit}", flush=True)

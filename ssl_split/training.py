@@ -120,6 +120,7 @@ class Training:
         indices = torch.stack(taken)
         chosen = self.images[indices.to(self.device)]  # (A, B, C, H, W) uint8, or (A, B, L) token ids
         picked = chosen.expand(views, *chosen.shape)
+        randomness: tuple[torch.Tensor, ...] = ()
         if self.dataset.is_text:
             made = picked.flatten(0, 2).to(self.dtype)
         else:
@@ -127,9 +128,10 @@ class Training:
             uniforms = torch.stack(draws).unflatten(1, (views, self.batch)).transpose(0, 1).flatten(0, 2)
             made = augment.views(picked.flatten(0, 2), uniforms.to(self.device), config.augmentation, mean=self.dataset.mean,
                                  std=self.dataset.std, dtype=self.dtype)
+            randomness = uniforms.unflatten(0, (views, len(clients), self.batch)).unbind()
         labels = self.dataset.train.labels if config.supervised else None
         return Batch(made.unflatten(0, (views, len(clients), self.batch)).unbind(),
-                     labels[indices].to(self.device) if labels is not None else None, places)
+                     labels[indices].to(self.device) if labels is not None else None, places, indices, randomness)
 
     def export(self, state: State) -> Network:
         """The network with the averaged client half and the server half, in eval mode."""

@@ -105,11 +105,15 @@ class Batch:
         views: One or two views `(A, B, C, H, W)` of each participant's images, normalised.
         labels: int64 `(A, B)`, for supervised algorithms.
         places: Of the A participants in the cohort.
+        indices: Of the images behind the views among the training images, int64 `(A, B)`; None where nobody asks.
+        draws: What each view was made with, `(A, B, DRAWS)` for each of them (`data.augment.draw`); empty for sentences.
     """
 
     views: tuple[Tensor, ...]
     labels: Tensor | None = None
     places: slice = field(default_factory=lambda: slice(None))
+    indices: Tensor | None = None
+    draws: tuple[Tensor, ...] = ()
 
 
 class Algorithm(Protocol):

@@ -100,14 +100,62 @@ def views(
     u = draws.cpu().double()
     inner = torch.float64 if dtype == torch.float64 else torch.float32
     x = images.transpose(0, 1).to(inner, memory_format=torch.contiguous_format).div_(255)
-    padding = options.padding if options.padding is not None else round(s.padding * size)
-    x = _crop(x, u, s, padding)  # (3, n, S, S)
+    x = _crop(x, u, s, _padding(options, s, size))  # (3, n, S, S)
     for step in (_grey, _jitter, _blur) if s.grey_first else (_jitter, _grey, _blur):
         step(x, u, s)
     scale = torch.tensor(std, dtype=inner).reciprocal().view(3, 1, 1)
     shift = -torch.tensor(mean, dtype=inner).view(3, 1, 1) * scale
     out = torch.addcmul(_move(shift, x), x.transpose(0, 1), _move(scale, x))
     return out.to(dtype, memory_format=torch.contiguous_format)
+
+
+def crops(draws: Tensor, options: Augment, *, size: int) -> tuple[Tensor, Tensor]:
+    """Which part of each image a view shows.
+
+    Args:
+        draws: `(n, DRAWS)`, those of the views.
+        options: The family of views.
+        size: S, pixels of a side.
+
+    Returns:
+        Boxes float64 `(n, 4)`: top, left, height, width in pixels; and whether the view is mirrored, bool `(n,)`.
+    """
+    s, u = _strengths(options), draws.cpu().double()
+    if s.crop_scale == 1 and s.flip_probability == 0 and not _padding(options, s, size):
+        whole = torch.tensor([0.0, 0.0, size, size], dtype=torch.float64)
+        return whole.expand(len(u), -1), torch.zeros(len(u), dtype=torch.bool)
+    return torch.stack(_boxes(u, size, s.crop_scale, _padding(options, s, size)), 1), u[:, _FLIP] < s.flip_probability
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Between what the views of a family vary, as one knows it who knows the training's settings.
+
+    Attributes:
+        smallest: Smallest area of a crop, as a share of the image's.
+        ratios: Smallest and largest width / height of a crop.
+        jitter: Brightness, contrast and saturation are between 1 - jitter and 1 + jitter.
+        flips, greys: Whether a view can be mirrored, or grey.
+        padding: Pixels of black around the image, where a crop may lie too.
+    """
+
+    smallest: float
+    ratios: tuple[float, float]
+    jitter: float
+    flips: bool
+    greys: bool
+    padding: int
+
+
+def ranges(options: Augment, *, size: int) -> Ranges:
+    """The ranges of a family of views of images of `size` pixels a side."""
+    s = _strengths(options)
+    jitter = s.jitter if s.jitter_probability > 0 else 0.0
+    return Ranges(s.crop_scale, _RATIOS, jitter, s.flip_probability > 0, s.grayscale_probability > 0, _padding(options, s, size))
+
+
+def _padding(options: Augment, s: _Strengths, size: int) -> int:
+    return options.padding if options.padding is not None else round(s.padding * size)
 
 
 def _strengths(options: Augment) -> _Strengths:

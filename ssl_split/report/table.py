@@ -190,8 +190,9 @@ def measures_utility(outcome: Outcome) -> bool:
 
 
 def strongest(run: Run) -> Outcome | None:
-    """The attack with the lowest error on the attacker's own validation images; the targets have no say."""
-    attackers = [o for o in run.of("attack") if o.name not in BOUNDS and o.number("mse") is not None]
+    """The attack with the lowest error on the attacker's own validation images; the targets have no say. Attacks on recorded views rebuild
+    other images, and do not compete."""
+    attackers = [o for o in run.of("attack") if o.name not in BOUNDS and o.number("mse") is not None and not o.values.get("wire")]
     judged = [o for o in attackers if o.number("validation_mse") is not None]
     if not judged:
         return attackers[0] if len(attackers) == 1 else None

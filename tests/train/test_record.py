@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ssl_split import record, train
+from ssl_split.data import augment
 from ssl_split.data.images import normalise
 from ssl_split.files import read_tensors
 from ssl_split.models.split import build
@@ -59,6 +60,10 @@ def test_what_is_recorded_is_what_the_client_makes_of_its_images(settings: dict[
             return client(normalise(images, dataset.mean, dataset.std))
 
     torch.testing.assert_close(seen(found["images"]), found["z"], rtol=1e-3, atol=1e-3)
+    remade = augment.views(dataset.train.images[found["sources"]], found["draws"], config.augmentation, mean=(0, 0, 0), std=(1, 1, 1))
+    torch.testing.assert_close(remade.clamp(0, 1), found["images"], atol=1e-5, rtol=0)
+    assert ("key_draws" in found) == (not config.supervised)
+    assert any(name.startswith("momentum/") for name in found) == (config.algorithm == "monacosfl")
     assert found["answered"].any()
     assert (found["gradients"].flatten(1).norm(dim=1) > 0).equal(found["answered"])
     if "ema" in settings:
