@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attacks.features import Features
 from attacks.view import Architecture, Client, Collected, OwnImages
 from ssl_split import rng
 from ssl_split.config import Config
@@ -125,10 +126,23 @@ class Victim:
             offers["architecture"] = Architecture(lambda seed: fresh(seed).to(targets.device, torch.float32), self.normalise,
                                                   tuple(targets.shape[1:]))
         if (seen := self.seen) is not None:
-            offers["server_training"] = Collected(len(seen), lambda places: self.release(seen[places]))
+            offers["server_training"] = self._collected(seen)
         if isinstance(self.client, nn.Module):
             offers["weights"] = self._weights
         return offers
+
+    def _collected(self, seen: Tensor) -> Collected:
+        """What was seen in training: of a defence, whose randomness is new in every batch, computed when it is asked for; else kept."""
+        if self.defence.changes_release:
+            return Collected(len(seen), lambda places: self.release(seen[places]))
+        held: list[Features] = []
+
+        def take(places: Tensor) -> Tensor:
+            if not held:
+                held.append(Features(self.release, seen))
+            return held[0][places]
+
+        return Collected(len(seen), take)
 
     def _weights(self) -> Client:
         assert isinstance(self.client, nn.Module)
