@@ -15,7 +15,7 @@ from attacks.identify import Gallery
 from attacks.judge import Scores
 from attacks.methods import METHODS, YARDSTICKS
 from attacks.victim import Encoder, Victim, redrawn
-from attacks.view import OwnImages, View
+from attacks.view import OwnImages, ServerModel, View
 from ssl_split import fields, quality
 from ssl_split.data.imageset import Triple
 from ssl_split.defences.api import Defence
@@ -51,7 +51,8 @@ def reconstruct(
     client: Encoder, targets: Tensor, aux: Tensor, *, method: str = "decoder", untrained: Encoder | None = None,
     mean: Triple = (0.0, 0.0, 0.0), std: Triple = (1.0, 1.0, 1.0), aux_kind: str = "aux_same", private: Tensor | None = None,
     gallery: Tensor | None = None, labels: Tensor | None = None, gallery_labels: Tensor | None = None,
-    fresh: Callable[[int], nn.Module] | None = None, defence: Defence | None = None, **options: Any,
+    fresh: Callable[[int], nn.Module] | None = None, defence: Defence | None = None, server: ServerModel | None = None,
+    aux_labels: Tensor | None = None, private_labels: Tensor | None = None, **options: Any,
 ) -> Inversion:
     """Attack any client: no run directory and no training code of this project is needed.
 
@@ -70,6 +71,8 @@ def reconstruct(
             the reconstructions show.
         fresh: Seed -> the client at new initial weights, for attacks that know its shape; without it they shuffle those of `untrained`.
         defence: What becomes of smashed data before they are sent (`ssl_split.defences`); `attacker="unaware"` is one who does not know.
+        server: The server's half, for attackers who have it (`attacks.served`); the ruler of the untrained client meets the same.
+        aux_labels, private_labels: Classes of `aux` and `private`, int64, for attackers beside a server that reads labels.
         **options: Fields of `AttackOptions`, e.g. `budget="quick"`, `seeds=1`, `decoder={"steps": 200}`.
 
     Raises:
@@ -88,10 +91,12 @@ def reconstruct(
     shown = Gallery(targets[:0] if gallery is None else gallery, gallery_labels, labels)
     shown.check(targets, aux)
     own, theirs = sets.split(aux), None if private is None else sets.split(private)
+    own_labels = None if aux_labels is None else aux_labels.to(aux.device)[~sets.held_out(len(aux)).to(aux.device)]
     known = fresh or (redrawn(untrained) if isinstance(untrained, nn.Module) else None)
 
     def victim(attacked: Encoder) -> Victim:
-        return Victim(attacked, mean, std, theirs, defence or Defence(), chosen.attacker == "adaptive", known, private)
+        return Victim(attacked, mean, std, theirs, defence or Defence(), chosen.attacker == "adaptive", known, private, private_labels,
+                      own_labels, server)
 
     ruler = None if untrained is None else lambda: same_attack(victim(untrained), targets, own=own, options=chosen)
     return judged(victim(client), targets, own=own, options=chosen, untrained=ruler, aux_kind=aux_kind,
@@ -106,7 +111,7 @@ def guesses(victim: Victim, targets: Tensor, *, own: OwnImages, options: AttackO
         The view, and every seed's guess with the seconds it took.
     """
     method = METHODS[options.method]
-    view = View(victim.offers(targets, own, aux=aux_kind), method.needs, attack=options.method)
+    view = View(victim.offers(targets, own, aux=aux_kind), method.declared(supervised=victim.supervised), attack=options.method)
     found = []
     for seed in seeds:
         start = time.monotonic()
