@@ -12,8 +12,8 @@ Adam 1e-3 (e), 5e-4 (d), l1 1e-3 (Dis_e), l2 5e-4 (Dis_d), l1 0.04, l2 1e-5, bat
 
 Source: Zhu et al., "Passive Inference Attacks on Split Learning via Adversarial Regularization", NDSS 2025 (arXiv 2310.10483).
 Deviations: the server's half is that of the checkpoint (the published attack trains along with it); discriminators and decoder see no
-labels; smashed data are brought to mean 0 and deviation 1 overall before them; the decoder is that of `attacks.decoder`; the form
-without labels is this project's.
+labels; smashed data are brought to mean 0 and deviation 1 overall before them; the decoder is that of `attacks.decoder`, and has
+both kinds in one batch; the form without labels is this project's.
 """
 
 from __future__ import annotations
@@ -102,11 +102,12 @@ class Simulation:
 
     def _decode(self, fake: Tensor, z: Tensor, x: Tensor) -> float:
         """One step of the decoder and its discriminator; returns the error on own images."""
-        error = (self.decoder(fake) - x).square().mean()
         if not self.chosen.image_weight:
+            error = (self.decoder(fake) - x).square().mean()
             self._step("decoder", error)
             return error.item()
-        theirs = self.decoder(z)
+        mine, theirs = self.decoder(torch.cat([fake, z])).chunk(2)  # in one batch: its normalisation is one function of both
+        error = (mine - x).square().mean()
         self._step("decoder", error + self.chosen.image_weight * judged_as(self.judge_x(theirs), 1))
         self._step("judge_x", judged_as(self.judge_x(x), 1) + judged_as(self.judge_x(theirs.detach()), 0))
         return error.item()
