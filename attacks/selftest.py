@@ -41,7 +41,7 @@ SMALL: dict[str, Any] = {"decoder": {"steps": 200, "blocks": 1, "channels": 8}, 
                          "unsplit": {"rounds": 5, "steps": 20, "lr": 0.01, "l2": 0.0},
                          "fora": {"iterations": 30, "width": 8, "batch_size": 16},
                          "pcat": {"iterations": 20, "batch_size": 16},
-                         "sdar": {"iterations": 80, "batch_size": 16, "width": 4, "speed": 5.0}}
+                         "sdar": {"iterations": 50, "batch_size": 16, "width": 4, "speed": 5.0}}
 """Attacks small enough for a minute."""
 UNCLAIMED = {("unsplit", "convolution"), ("fora", "identity"), ("fora", "convolution"), ("pcat", "convolution"), ("sdar", "convolution")}
 """Where nothing is asked of an attack here. unsplit: weights and images explain the same smashed data together, in more ways than one.
