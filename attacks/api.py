@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from attacks.view import View
 from ssl_split import fields
 from ssl_split.fields import field
 
-METHODS = ("blind", "ridge", "decoder", "oracle", "optimise", "unsplit", "fora", "twoview")
+METHODS = ("blind", "ridge", "decoder", "oracle", "optimise", "twoview", "unsplit", "fora", "pcat", "sdar")
 """Names of the inversion attacks, in the order of tables."""
 PRESETS = ("strong", "published")
 BUDGETS = ("quick", "standard", "paper")
@@ -69,14 +69,35 @@ class ForaOptions:
 
 
 @dataclass(frozen=True)
+class PcatOptions:
+    """The pseudo-client."""
+
+    iterations: int | None = field(None, "its steps (by budget: quick 1000, standard 5000, paper 20000)", low=1)
+    batch_size: int = field(128, "own images in each", low=2)
+    speed: float = field(1.0, "times the rate 1e-3", above=0)
+
+
+@dataclass(frozen=True)
+class SdarOptions:
+    """Simulator, decoder and their discriminators."""
+
+    iterations: int | None = field(None, "steps (by budget: quick 1000, standard 5000, paper 20000)", low=1)
+    batch_size: int = field(128, "own images, and collected smashed data, in each", low=2)
+    speed: float = field(1.0, "times the published rates 1e-3 (simulator), 5e-4 (decoder)", above=0)
+    smashed_weight: float = field(0.04, "lambda 1: of the discriminator of smashed data (published: 0.02 to 0.04)", low=0)
+    image_weight: float = field(1e-5, "lambda 2: of the discriminator of images; 0 leaves it out and halves the cost", low=0)
+    width: int = field(64, "channels of the discriminators", low=1)
+
+
+@dataclass(frozen=True)
 class AttackOptions:
     """How an inversion attack is run."""
 
     method: str = field("decoder", "attack", choices=METHODS, section="attack")
     preset: str = field("strong", "decoder, oracle: strong, or published (as ResSFL and MocoSFL attack)", choices=PRESETS)
     budget: str = field("standard", "decoder, oracle: quick 500, standard 2000, paper 5000 and more steps; optimise, twoview: 200 "
-                                    "steps, 500 from 2 starts, 2000 from 3; unsplit: 10, 50, 1000 rounds; fora: 1000, 5000, 40000",
-                        choices=BUDGETS)
+                                    "steps, 500 from 2 starts, 2000 from 3; unsplit: 10, 50, 1000 rounds; fora: 1000, 5000, 40000; pcat, "
+                                    "sdar: 1000, 5000, 20000", choices=BUDGETS)
     aux: int | str | None = field(None, f"the attacker's images, one tenth for validation (default: {DEFAULT_AUX} or all there are, "
                                         f"published preset {PUBLISHED_AUX}); a folder of pictures with --encoder", low=2)
     targets: int | str = field(128, "attacked images, a fixed list over clients and classes; a folder of pictures with --encoder", low=2)
@@ -90,6 +111,8 @@ class AttackOptions:
     optimise: OptimiseOptions = field(OptimiseOptions, "the search with known weights")
     unsplit: UnsplitOptions = field(UnsplitOptions, "the search for images and weights at once")
     fora: ForaOptions = field(ForaOptions, "the substitute client; --decoder.blocks and .channels are those of its inverse")
+    pcat: PcatOptions = field(PcatOptions, "the pseudo-client; its inverse is a decoder")
+    sdar: SdarOptions = field(SdarOptions, "the simulator; --decoder.blocks (default: 0) and .channels are those of its decoder")
 
     @property
     def aux_images(self) -> int:
@@ -132,6 +155,7 @@ class Method:
     Attributes:
         run: `(view, options, seed) -> Guess`.
         needs: Capabilities it declares.
+        labelled: Those it declares besides where the server's loss reads labels.
         options: Names of the `AttackOptions` that change its numbers.
         seeded: Whether a seed changes its numbers.
         cost: For `--help` and the docs.
@@ -145,4 +169,10 @@ class Method:
     seeded: bool
     cost: str
     source: str
+    labelled: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+
+    def declared(self, offered: Collection[str], *, supervised: bool) -> tuple[str, ...]:
+        """Capabilities it needs of a run that is supervised, or not, and takes where they are offered."""
+        needed = (*self.needs, *self.labelled) if supervised else self.needs
+        return (*needed, *(flag for flag in self.optional if flag in offered))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from attacks.api import AttackOptions, Guess
 from attacks.features import Features
+from attacks.substitute import channels_last
 from attacks.view import OwnImages, View
 from ssl_split import rng
 from ssl_split.display import Bar, progress
@@ -113,11 +114,7 @@ class Pairs:
     def batch(self, which: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Smashed data and images of one batch, float32."""
         z, x = self.features[which].float(), self.images[which].float()
-        return _channels_last(z), _channels_last(x)
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+        return channels_last(z), channels_last(x)
 
 
 def batches(images: int, batch_size: int, *, seed: int) -> Iterator[Tensor]:
@@ -188,7 +185,7 @@ class Training:
         """Images `(n, 3, S, S)` in eval mode, float32."""
         self.model.eval()
         with torch.no_grad(), torch.autocast(z.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            out = torch.cat([self.model(_channels_last(part)).float() for part in z.float().split(128)])
+            out = torch.cat([self.model(channels_last(part)).float() for part in z.float().split(128)])
         self.model.train()
         return out
 

@@ -18,14 +18,13 @@ convolutions; the inverse is the decoder of `attacks.decoder`, and learns at the
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attacks import decoder
 from attacks.api import AttackOptions, Guess
-from attacks.substitute import Critic, Substitute, built, gradient_penalty, mk_mmd
+from attacks.substitute import Critic, Scale, Substitute, built, channels_last, gradient_penalty, mk_mmd
 from attacks.view import Collected, OwnImages, View
 from ssl_split import rng
 from ssl_split.display import progress
@@ -40,24 +39,6 @@ RATES = {"substitute": 1e-4, "critic": 3e-4, "inverse": 1e-4}
 MEASURED = 256
 """Collected data from which mean and deviation are taken."""
 GAIN = 0.01
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Smashed data in units in which they have mean 0 and deviation 1 overall."""
-
-    mean: float
-    std: float
-
-    @staticmethod
-    def of(z: Tensor) -> Scale:
-        """From a sample; data without any spread keep their scale."""
-        std = z.float().std().item()
-        return Scale(z.float().mean().item(), std if std > 1e-12 else 1.0)
-
-    def apply(self, z: Tensor) -> Tensor:
-        """`(B, ...)` -> the same shape."""
-        return (z.float() - self.mean) / self.std
 
 
 class Alignment:
@@ -80,9 +61,10 @@ class Alignment:
         self.scale = Scale.of(first)
         self.substitute = built(Substitute(shape, image_size=size, width=width), rng.generator(seed, "fora substitute"), device)
         self.critic = built(Critic(shape, width=width), rng.generator(seed, "fora critic"), device)
-        self.inverse = build(shape, rng.generator(seed, "fora inverse"), image_size=size, blocks=chosen.blocks,
-                             channels=chosen.channels).to(device)
-        self.optimisers = {name: torch.optim.Adam(getattr(self, name).parameters(), options.fora.speed * rate)
+        inverse = build(shape, rng.generator(seed, "fora inverse"), image_size=size, blocks=chosen.blocks, channels=chosen.channels)
+        self.inverse: nn.Module = inverse.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.weights = {name: list(getattr(self, name).parameters()) for name in RATES}
+        self.optimisers = {name: torch.optim.Adam(self.weights[name], options.fora.speed * rate, fused=True)
                            for name, rate in RATES.items()}
 
     def _places(self, count: int) -> Tensor:
@@ -90,7 +72,7 @@ class Alignment:
 
     def _step(self, name: str, loss: Tensor) -> float:
         self.optimisers[name].zero_grad()
-        loss.backward()
+        loss.backward(inputs=self.weights[name])  # the substitute's loss goes through the critic, whose own slopes nobody needs
         self.optimisers[name].step()
         return loss.item()
 
@@ -100,8 +82,8 @@ class Alignment:
         Returns:
             MK-MMD, the critic's mean difference, and the inverse's error in [0, 1].
         """
-        x = self.own.fit[self._places(len(self.own.fit)).to(self.own.fit.device)]
-        z = self.scale.apply(self.collected.take(self._places(self.collected.count)))
+        x = channels_last(self.own.fit[self._places(len(self.own.fit)).to(self.own.fit.device)])
+        z = channels_last(self.scale.apply(self.collected.take(self._places(self.collected.count))))
         fake = self.substitute(2 * x - 1)
         difference = self.critic(z).mean() - self.critic(fake.detach()).mean()
         self._step("critic", difference + PENALTY * gradient_penalty(self.critic, z, fake.detach(), generator=self.random))
@@ -118,13 +100,13 @@ class Alignment:
     def own_error(self) -> float:
         """MSE on own validation images of what the inverse makes of the substitute's outputs: says nothing about the client."""
         with torch.no_grad():
-            fake = torch.cat([self.substitute(2 * part - 1) for part in self.own.validation.split(128)])
+            fake = torch.cat([self.substitute(channels_last(2 * part - 1)) for part in self.own.validation.split(128)])
         return (self._inverted(fake) - self.own.validation).square().mean().item()
 
     def _inverted(self, z: Tensor) -> Tensor:
         self.inverse.eval()
         with torch.no_grad():
-            images = torch.cat([self.inverse(part) for part in z.split(128)])
+            images = torch.cat([self.inverse(channels_last(part)) for part in z.split(128)])
         self.inverse.train()
         return images.clamp(0, 1)
 

@@ -26,6 +26,7 @@ from attacks.judge import Scores
 from attacks.methods import METHODS, table
 from attacks.pairs import Pair
 from attacks.reconstruct import Inversion, judged, reconstruct, same_attack
+from attacks.served import server_key, server_model
 from attacks.show import name, show, suggest, where
 from attacks.victim import Victim, refuse_without_wire
 from attacks.view import OwnImages
@@ -182,19 +183,28 @@ class Case:
         images = self.sets.aux.images.to(self.device)
         return sets.split(images if self.views is None else wire.own_views(images, self.checkpoint.config.augmentation))
 
-    def victim(self, network: Network) -> Victim:
-        """The client half of a network."""
+    def uses(self, *flags: str) -> bool:
+        """Whether the attack declares one of these capabilities."""
+        method = METHODS[self.options.method]
+        return not set(flags).isdisjoint((*method.needs, *method.labelled))
+
+    def victim(self, network: Network, *, trained: bool = True) -> Victim:
+        """The client half of a network, and what else the attack declares of the run at its checkpoints or before training."""
         dataset = self.checkpoint.dataset(self.options.data_dir)
         client = network.client.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        seen = to_float(self.sets.private.images.to(self.device)) if "server_training" in METHODS[self.options.method].needs else None
+        seen = to_float(self.sets.private.images.to(self.device)) if self.uses("server_training") else None
         adaptive = self.options.attacker == "adaptive"
+        server = server_model(self.checkpoint, dataset, device=self.device, trained=trained) if self.uses("server_model") else None
+        own = self.sets.aux.labels
+        own_labels = None if own is None or not self.uses("aux_labels") else own[~sets.held_out(len(own))].to(self.device)
         return Victim(client, dataset.mean, dataset.std, self.private, self.checkpoint.defence, adaptive,
-                      lambda seed: self.checkpoint.untrained(seed).client, seen)
+                      lambda seed: self.checkpoint.untrained(seed).client, seen,
+                      self.sets.private.labels if self.uses("labels") else None, own_labels, server)
 
     @property
     def trained_on_clients(self) -> bool:
         """Whether the attack learns from clients' images that are no targets, or from their smashed data."""
-        return bool({"private_pairs", "server_training"} & set(METHODS[self.options.method].needs))
+        return self.uses("private_pairs", "server_training", "labels")
 
     @cached_property
     def private(self) -> OwnImages | None:
@@ -203,7 +213,7 @@ class Case:
         Raises:
             ValueError: there are none beside the targets.
         """
-        if "private_pairs" not in METHODS[self.options.method].needs:
+        if not self.uses("private_pairs"):
             return None
         if len(self.sets.private) < 2:
             raise ValueError(f"{self.options.method} trains on the clients' own images, and all are targets: set a smaller --targets")
@@ -224,6 +234,7 @@ class Case:
         key = {
             **({} if shown is None else {"views": rulers.digest(shown), "family": dataclasses.asdict(self.checkpoint.config.augmentation)}),
             **({"private": rulers.digest(self.sets.private)} if self.trained_on_clients else {}),
+            **({"server": server_key(self.checkpoint)} if self.uses("server_model") else {}),
             **({"defence": self.checkpoint.config.defended_with} if self.defended else {}),
             "attack": self.options.method, "options": {k: v for k, v in self.identity.items() if k not in unread},
             **({} if self.views is None else {"own": dataclasses.asdict(self.checkpoint.config.augmentation)}),
@@ -233,7 +244,7 @@ class Case:
 
         def compute() -> Scores:
             print("the same attack on the untrained client, as a ruler (kept for other runs):", file=sys.stderr)
-            victim = self.victim(network)
+            victim = self.victim(network, trained=False)
             if self.sends_pairs:
                 victim = momentum.of_untrained(victim, self.pair)
             return same_attack(victim, self.targets, own=self.own, options=self.options)
@@ -275,7 +286,7 @@ def _facts(case: Case | ForeignCase, inversion: Inversion) -> dict[str, Any]:
     """The result file but for time and place."""
     options = case.options
     trains = options.method in ("decoder", "oracle")
-    by_budget = (trains and options.preset == "strong") or options.method in ("optimise", "unsplit", "fora", "twoview")
+    by_budget = (trains and options.preset == "strong") or options.method in ("optimise", "twoview", "unsplit", "fora", "pcat", "sdar")
     return {
         "kind": "attack", "name": options.method, "preset": options.preset if trains else None,
         "budget": options.budget if by_budget else None, **inversion.result, **case.facts(),

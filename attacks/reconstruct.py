@@ -15,7 +15,7 @@ from attacks.identify import Gallery
 from attacks.judge import Scores
 from attacks.methods import METHODS, YARDSTICKS
 from attacks.victim import Encoder, Victim, redrawn
-from attacks.view import OwnImages, View
+from attacks.view import OwnImages, ServerModel, View
 from ssl_split import fields, quality
 from ssl_split.config import Augment
 from ssl_split.data.imageset import Triple
@@ -53,7 +53,8 @@ def reconstruct(
     mean: Triple = (0.0, 0.0, 0.0), std: Triple = (1.0, 1.0, 1.0), aux_kind: str = "aux_same", private: Tensor | None = None,
     gallery: Tensor | None = None, labels: Tensor | None = None, gallery_labels: Tensor | None = None,
     fresh: Callable[[int], nn.Module] | None = None, defence: Defence | None = None, momentum: nn.Module | None = None,
-    augment: Augment | None = None, **options: Any,
+    augment: Augment | None = None, server: ServerModel | None = None, aux_labels: Tensor | None = None,
+    private_labels: Tensor | None = None, **options: Any,
 ) -> Inversion:
     """Attack any client: no run directory and no training code of this project is needed.
 
@@ -74,6 +75,8 @@ def reconstruct(
         defence: What becomes of smashed data before they are sent (`ssl_split.defences`); `attacker="unaware"` is one who does not know.
         momentum: The momentum client, known to the attacker: targets are then sent as two random views, the second through it (`twoview`).
         augment: The family of these views; None for MoCo v2's.
+        server: The server's half, for attackers who have it (`attacks.served`); the ruler of the untrained client meets the same.
+        aux_labels, private_labels: Classes of `aux` and `private`, int64, for attackers beside a server that reads labels.
         **options: Fields of `AttackOptions`, e.g. `budget="quick"`, `seeds=1`, `decoder={"steps": 200}`.
 
     Raises:
@@ -92,10 +95,12 @@ def reconstruct(
     shown = Gallery(targets[:0] if gallery is None else gallery, gallery_labels, labels)
     shown.check(targets, aux)
     own, theirs = sets.split(aux), None if private is None else sets.split(private)
+    own_labels = None if aux_labels is None else aux_labels.to(aux.device)[~sets.held_out(len(aux)).to(aux.device)]
     known = fresh or (redrawn(untrained) if isinstance(untrained, nn.Module) else None)
 
     def victim(attacked: Encoder) -> Victim:
-        made = Victim(attacked, mean, std, theirs, defence or Defence(), chosen.attacker == "adaptive", known, private)
+        made = Victim(attacked, mean, std, theirs, defence or Defence(), chosen.attacker == "adaptive", known, private, private_labels,
+                      own_labels, server)
         if momentum is None or chosen.method != "twoview":
             return made
         shown = pairs.drawn((targets * 255).round().byte(), augment or Augment("mocov2"))
@@ -117,7 +122,7 @@ def guesses(victim: Victim, targets: Tensor, *, own: OwnImages, options: AttackO
     """
     method = METHODS[options.method]
     offered = victim.offers(targets, own, aux=aux_kind)
-    view = View(offered, (*method.needs, *(flag for flag in method.optional if flag in offered)), attack=options.method)
+    view = View(offered, method.declared(offered, supervised=victim.supervised), attack=options.method)
     found = []
     for seed in seeds:
         start = time.monotonic()

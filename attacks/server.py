@@ -146,15 +146,7 @@ class Supervised:
 def _contrastive(checkpoint: Checkpoint, network: Network, members: Members, *, dataset: Dataset, device: torch.device, trained: bool,
                  batch: int) -> Gradient:
     config = checkpoint.config
-    momentum = copy.deepcopy(network)
-    if trained:
-        whole = {**read_tensors(checkpoint.path, "client.momentum/"), **read_tensors(checkpoint.path, "server.momentum/")}
-        momentum.load_state_dict({k: v.float() for k, v in whole.items()})
-        queue = read_tensors(checkpoint.path, "tensor/queue").get("")
-        if queue is None:
-            raise ValueError(f"{checkpoint.path.name} holds no queue of keys, which the loss of {config.algorithm} needs: use --which last")
-    else:
-        queue = initial_queue(config.queue_size, config.head.out, rng.generator(config.seed, "queue"))
+    momentum, queue = contrastive_state(checkpoint, network, trained=trained)
     clients = 1 if config.algorithm in CENTRALISED else config.cohort_size
     joined = batch * (2 if config.symmetric == "stacked" else 1) * (1 if config.client_grad_scale == "local_mean" else clients)
     draws = augment.draw(len(members.images), rng.generator(0, "key views"))
@@ -170,6 +162,28 @@ def _contrastive(checkpoint: Checkpoint, network: Network, members: Members, *, 
     _follow(server, network.server, config.ema)
     return Contrastive(network.server.to(device).train(), server.to(device).train(), encoder, keys, members.clients,
                        queue.float().to(device), config.temperature, 1 / joined)
+
+
+def contrastive_state(checkpoint: Checkpoint, network: Network, *, trained: bool) -> tuple[Network, Tensor]:
+    """The momentum network of a run, and the queue of its server.
+
+    Args:
+        checkpoint: The run.
+        network: Its online network.
+        trained: Whether at the checkpoint's weights; else both halves are still the online ones.
+
+    Raises:
+        ValueError: the checkpoint holds no queue.
+    """
+    config, momentum = checkpoint.config, copy.deepcopy(network)
+    if not trained:
+        return momentum, initial_queue(config.queue_size, config.head.out, rng.generator(config.seed, "queue"))
+    whole = {**read_tensors(checkpoint.path, "client.momentum/"), **read_tensors(checkpoint.path, "server.momentum/")}
+    queue = read_tensors(checkpoint.path, "tensor/queue").get("")
+    if queue is None:
+        raise ValueError(f"{checkpoint.path.name} holds no queue of keys, which the loss of {config.algorithm} needs: use --which last")
+    momentum.load_state_dict({k: v.float() for k, v in whole.items()})
+    return momentum, queue
 
 
 def _momentum_client(checkpoint: Checkpoint, network: Network, momentum: Network, client: int, *, trained: bool) -> nn.Module:

@@ -4,12 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_split.models.layers import initialise
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Smashed data in units in which they have mean 0 and deviation 1 overall."""
+
+    mean: float
+    std: float
+
+    @staticmethod
+    def of(z: Tensor) -> Scale:
+        """From a sample; data without any spread keep their scale."""
+        std = z.float().std().item()
+        return Scale(z.float().mean().item(), std if std > 1e-12 else 1.0)
+
+    def apply(self, z: Tensor) -> Tensor:
+        """`(B, ...)` -> the same shape."""
+        return (z.float() - self.mean) / self.std
 
 
 class Substitute(nn.Module):
@@ -114,6 +133,11 @@ def mk_mmd(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def built(network: nn.Module, generator: torch.Generator, device: torch.device) -> nn.Module:
-    """The network at weights drawn from the generator."""
+    """The network at weights drawn from the generator, in the memory order of the fastest convolutions."""
     initialise(network, generator)
-    return network.to(device)
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Maps `(B, C, H, W)` in the memory order of the fastest convolutions, anything else as it is."""
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacks.view import Architecture, Client, Collected, OwnImages
+from attacks.features import Features
+from attacks.view import Architecture, Client, Collected, OwnImages, ServerModel
 from ssl_split import rng
 from ssl_split.config import Config
 from ssl_split.data.images import normalise
@@ -64,6 +65,9 @@ class Victim:
             own, and he searches through its expectation. Else he has the client half alone.
         fresh: Seed -> the client half at new initial weights: for attacks that know its shape.
         seen: Images of the clients, no target among them, whose smashed data the server has seen in training, `(m, 3, S, S)`.
+        seen_labels: Labels that came with them, int64 `(m,)`.
+        own_labels: Of what the attacker's images fit on, int64 `(n,)`.
+        server: The server's half.
     """
 
     client: Encoder
@@ -74,6 +78,19 @@ class Victim:
     adaptive: bool = True
     fresh: Callable[[int], nn.Module] | None = None
     seen: Tensor | None = None
+    seen_labels: Tensor | None = None
+    own_labels: Tensor | None = None
+    server: ServerModel | None = None
+
+    @property
+    def supervised(self) -> bool:
+        """Whether the server's loss reads labels."""
+        return self.server is not None and self.server.supervised
+
+    @property
+    def known_defence(self) -> Defence:
+        """The defence as the attacker knows it."""
+        return self.defence if self.adaptive else Defence()
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images in [0, 1] as the client takes them."""
@@ -123,9 +140,11 @@ class Victim:
             offers["private_pairs"] = self.private
         if (fresh := self.fresh) is not None:
             offers["architecture"] = Architecture(lambda seed: fresh(seed).to(targets.device, torch.float32), self.normalise,
-                                                  tuple(targets.shape[1:]))
+                                                  tuple(targets.shape[1:]), self.known_defence.on_activation)
+        further = {"server_model": self.server, "aux_labels": self.own_labels, "labels": self.seen_labels}
+        offers |= {flag: what for flag, what in further.items() if what is not None}
         if (seen := self.seen) is not None:
-            offers["server_training"] = Collected(len(seen), lambda places: self.release(seen[places]))
+            offers["server_training"] = self._collected(seen)
         if isinstance(self.client, nn.Module):
             offers["weights"] = self._weights
         return offers
@@ -140,10 +159,22 @@ class Victim:
         """
         return {}
 
+    def _collected(self, seen: Tensor) -> Collected:
+        """What was seen in training: of a defence, whose randomness is new in every batch, computed when it is asked for; else kept."""
+        if self.defence.changes_release:
+            return Collected(len(seen), lambda places: self.release(seen[places]))
+        held: list[Features] = []
+
+        def take(places: Tensor) -> Tensor:
+            if not held:
+                held.append(Features(self.release, seen))
+            return held[0][places]
+
+        return Collected(len(seen), take)
+
     def _weights(self) -> Client:
         assert isinstance(self.client, nn.Module)
-        known = self.defence if self.adaptive else Defence()
-        return Client(copy.deepcopy(self.client).eval(), self.normalise, known.expected)
+        return Client(copy.deepcopy(self.client).eval(), self.normalise, self.known_defence.expected)
 
 
 def redrawn(untrained: nn.Module) -> Callable[[int], nn.Module]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ssl_split.config import Augment
@@ -87,11 +88,13 @@ class Architecture:
         make: Seed -> a client at new initial weights, float32, on the targets' device.
         normalise: Images in [0, 1] -> what a client takes.
         image_shape: `(3, S, S)`.
+        defended: Smashed data `(B, ...)` of what a client took `(B, 3, S, S)` -> what a known defence makes of them, differentiable.
     """
 
     make: Callable[[int], nn.Module]
     normalise: Callable[[Tensor], Tensor]
     image_shape: tuple[int, ...]
+    defended: Callable[[Tensor, Tensor, torch.Generator], Tensor] = lambda z, x, generator: z
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,38 @@ class Collected:
 
     count: int
     take: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Own images on their way through a client that an attacker trains.
+
+    Attributes:
+        images: `(B, 3, S, S)` in [0, 1].
+        smashed: What this client makes of them, with its graph, `(B, *shape)`.
+        labels: int64 `(B,)`; None where the server's loss needs none.
+    """
+
+    images: Tensor
+    smashed: Tensor
+    labels: Tensor | None = None
+
+
+ServerLoss = Callable[[nn.Module, Batch, torch.Generator], Tensor]
+"""An attacker's client, a batch on its way through it and randomness of views -> what the server's loss says of it, a scalar."""
+
+
+@dataclass(frozen=True)
+class ServerModel:
+    """The server's half as one who has it uses it: its loss, at weights that stay as they are.
+
+    Attributes:
+        moments: Its loss at every moment of training that is kept, oldest first; called to be loaded.
+        supervised: Whether the loss reads labels.
+    """
+
+    moments: tuple[Callable[[], ServerLoss], ...]
+    supervised: bool
 
 
 class View:
@@ -203,6 +238,24 @@ class View:
         """What is known of the two views."""
         known: SecondView = self._get("second_view")
         return known
+
+    @property
+    def server_model(self) -> ServerModel:
+        """The server's half."""
+        made: ServerModel = self._get("server_model")
+        return made
+
+    @property
+    def aux_labels(self) -> Tensor:
+        """Labels of what the attacker's images fit on, int64 `(n,)`."""
+        made: Tensor = self._get("aux_labels")
+        return made
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels that the clients have sent, of images that are no targets, int64 `(m,)`."""
+        made: Tensor = self._get("labels")
+        return made
 
     def offered(self, flag: str) -> Any:
         """What a declared capability without a property of its own consists of."""

@@ -35,8 +35,8 @@ def flags(study: Study) -> list[str]:
                     "messages were lost or ran short.")
     collapsed = [run.name for run in finished if run.result.get("collapsed")]
     if collapsed:
-        said.append(f"The projections of {len(collapsed)} run(s) have collapsed to nearly one vector ({collapsed[0]}): their features are of "
-                    "little use.")
+        said.append(f"The projections of {len(collapsed)} run(s) have collapsed to nearly one vector ({collapsed[0]}): their features "
+                    "are of little use.")
     trials = [run.name for run in finished if run.config.get("max_steps") is not None]
     if trials:
         said.append(f"{len(trials)} runs are trials that stopped early (max_steps).")

@@ -40,7 +40,8 @@ RESERVED = {"out": "the sweep puts all runs into its own directory (--out)"}
 STAGES: dict[str, dict[str, str]] = {
     "probe": {"linear": "probes.linear", "knn": "probes.knn", "finetune": "probes.finetune",
               "classifier": "probes.classifier"},
-    "attack": dict.fromkeys(("blind", "ridge", "decoder", "oracle", "optimise", "unsplit", "fora", "twoview"), "attacks.invert")
+    "attack": dict.fromkeys(("blind", "ridge", "decoder", "oracle", "optimise", "twoview", "unsplit", "fora", "pcat", "sdar"),
+                            "attacks.invert")
     | {"gradient": "attacks.gradient"},
     "label": dict.fromkeys(("fewshot", "norm", "direction", "completion"), "attacks.label"),
     "membership": dict.fromkeys(("norm", "alignment", "encodermi", "partcrop", "infonce", "momentum-gap", "loss", "confidence", "rmia",

@@ -52,6 +52,10 @@ def _read(run_dir: Path, name: str) -> dict[str, Any]:
      ["smashed", "aux_same", "server_training"]),
     ("twoview", ["--optimise.steps", "4", "--optimise.tv", "0.01", "--budget", "quick"],
      ["smashed", "query", "weights", "momentum_view", "second_view", "aux_same"]),
+    ("sdar", ["--sdar.iterations", "2", "--sdar.batch-size", "8", "--sdar.width", "4", "--decoder.channels", "4", "--seeds", "1"],
+     ["smashed", "architecture", "server_model", "server_training", "aux_same"]),
+    pytest.param("pcat", ["--pcat.iterations", "2", "--pcat.batch-size", "8", *DECODER],
+                 ["smashed", "architecture", "server_model", "aux_same"], marks=pytest.mark.slow),
 ])
 def test_course(run_dir: Path, capsys: pytest.CaptureFixture[str], method: str, extra: list[str], needs: list[str]) -> None:
     """Result file, picture, tensors, cached ruler and table; the second time nothing is computed."""

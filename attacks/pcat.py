@@ -1,0 +1,117 @@
+"""PCAT: a pseudo-client that learns from the server's loss alone, and its inverse.
+
+The server puts a client of its own in the clients' place. Only this pseudo-client f~ learns, so that the server, which was trained for
+the clients' smashed data, is right about it; what the server understands of f~ it has learnt from f, so the two agree in what the task
+needs. Where the run is supervised, each batch has the classes of a batch that the clients have sent ("label-aligned"). Then a decoder is
+trained on pairs (f~(x), x) of own images and applied to the targets. The attack begins late: it uses the server at the checkpoints that
+are kept, oldest first, an equal share of the iterations at each.
+
+Source: Gao and Zhang, "PCAT: Functionality and Data Stealing from Split Learning by Pseudo-Client Attack", USENIX Security 2023.
+Deviations: the published settings of the optimisers are not in the available text, so f~ has those of SDAR's simulator (Adam 1e-3,
+batches of 128); f~ learns between checkpoints of the run, not along with it; the decoder and its budgets are those of
+`attacks.decoder`, and it is not fine-tuned through f~; the form without labels (InfoNCE against the server's queue) is this project's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from attacks import decoder
+from attacks.api import AttackOptions, Guess
+from attacks.features import Features
+from attacks.simulator import Simulator
+from attacks.view import OwnImages, ServerLoss, View
+from ssl_split.display import progress
+
+BUDGETS = {"quick": 1000, "standard": 5000, "paper": 20_000}
+"""Iterations of the pseudo-client."""
+RATE = 1e-3
+GAIN = 0.01
+
+
+def aligned(wanted: Tensor, labels: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Places of random own images, one of each wanted class.
+
+    Args:
+        wanted: Classes int64 `(B,)`, each of which is among `labels`.
+        labels: Of own images, int64 `(n,)`.
+        generator: Of the choice.
+
+    Returns:
+        Int64 `(B,)`.
+    """
+    order = labels.cpu().argsort(stable=True)
+    held = labels.cpu()[order]
+    first, end = (torch.searchsorted(held, wanted.cpu(), right=right) for right in (False, True))
+    share = torch.rand(len(wanted), generator=generator, dtype=torch.float64)
+    return order[first + (share * (end - first)).long()]
+
+
+def shared_classes(theirs: Tensor, own: Tensor) -> Tensor:
+    """The clients' labels `(m,)` of which the attacker has images.
+
+    Raises:
+        ValueError: there are none.
+    """
+    kept = theirs.cpu()[torch.isin(theirs.cpu(), own.cpu())]
+    if not len(kept):
+        raise ValueError("pcat needs own images of the clients' classes, and there are none: set a larger --aux")
+    return kept
+
+
+class Pseudo:
+    """The pseudo-client while it is trained.
+
+    Args:
+        simulator: The client.
+        own: The attacker's images.
+        labels: Of those it fits on and of those of the clients, where the server's loss reads labels.
+        batch_size: Own images in a step.
+    """
+
+    def __init__(self, simulator: Simulator, own: OwnImages, *, labels: tuple[Tensor, Tensor] | None, batch_size: int) -> None:
+        self.simulator, self.own, self.size = simulator, own, batch_size
+        self.labels = None if labels is None else labels[0]
+        self.theirs = None if labels is None else shared_classes(labels[1], labels[0])
+
+    def _places(self) -> Tensor:
+        if self.theirs is None or self.labels is None:
+            return self.simulator.places(len(self.own.fit), self.size)
+        wanted = self.theirs[self.simulator.places(len(self.theirs), self.size)]
+        return aligned(wanted, self.labels, generator=self.simulator.random)
+
+    def iteration(self, server: ServerLoss) -> float:
+        """One step of the pseudo-client; returns the server's loss."""
+        batch = self.simulator.batch(self.own, self._places(), self.labels)
+        return self.simulator.step(server(self.simulator.module, batch, self.simulator.random))
+
+
+def attack(view: View, options: AttackOptions, seed: int) -> Guess:
+    """Train the pseudo-client beside the server, a decoder on what it sends, and decode the targets."""
+    server, own, chosen = view.server_model, view.aux, options.pcat
+    simulator = Simulator(view.architecture, lr=chosen.speed * RATE, seed=seed, purpose="pcat")
+    pseudo = Pseudo(simulator, own, labels=(view.aux_labels, view.labels) if server.supervised else None, batch_size=chosen.batch_size)
+    iterations, count = chosen.iterations or BUDGETS[options.budget], len(server.moments)
+    history: list[float] = []
+    with progress(iterations, f"pcat, seed {seed}") as bar:
+        for place, moment in enumerate(server.moments):
+            loss = moment()
+            for _ in range(place * iterations // count, (place + 1) * iterations // count):
+                history.append(pseudo.iteration(loss))
+                bar.advance(server_loss=history[-1])
+    if not math.isfinite(history[-1]):
+        raise ValueError("the pseudo-client diverged: set a lower --pcat.speed")
+    fit, validation = (decoder.Pairs(Features(simulator.smashed, images), images) for images in (own.fit, own.validation))
+    strong = replace(options, preset="strong")
+    training = decoder.train(fit, validation, chosen=decoder.recipe(strong), budget=decoder.plan(strong, len(own.fit)), seed=seed,
+                             image_size=own.fit.shape[-1], precision=options.precision, title=f"decoder, seed {seed}")
+    tenth = max(1, iterations // 10)
+    spans = history[-tenth:], history[-2 * tenth : -tenth] or history
+    last, before = (sum(span) / len(span) for span in spans)
+    notes = {"iterations": iterations, "server_moments": count, "server_loss": last, "own_error": training.error(validation),
+             "steps": training.steps, "still_improving": last < (1 - GAIN) * before or training.still_improving}
+    return Guess(training.reconstruct(view.smashed).clamp(0, 1), None, notes)
