@@ -150,7 +150,7 @@ class Row:
 
 def rows(only: str | None = None) -> Iterator[Row]:
     """Every attack on every client, or on one; the blind guess, which looks at nothing, must find nothing anywhere."""
-    (targets, truth), (own, labels), (private, theirs) = images(TARGETS, 0), images(OWN, 1), images(OWN, 2)
+    (targets, _), (own, labels), (private, theirs) = images(TARGETS, 0), images(OWN, 1), images(OWN, 2)
     clients = {"identity": nn.Identity(), "convolution": convolution(), "constant": Constant(), "noise": Noise()}
     for name in CLIENTS if only is None else (only,):
         client = clients[name]
@@ -166,7 +166,7 @@ def rows(only: str | None = None) -> Iterator[Row]:
             found = reconstruct(client, targets, own, method=method, private=private, budget="quick", **known, **small)
             yield Row(method, name, found.result["r2"], "fail" if method == "blind" else can, time.monotonic() - start)
         start = time.monotonic()
-        accuracy = max(row["accuracy"] for row in guess_labels(client, targets, truth, own, labels) if row["shots"] is None)
+        accuracy = max(row["accuracy"] for row in guess_labels(client, private, theirs, own, labels) if row["shots"] is None)
         chance = 1 / CLASSES
         yield Row("fewshot", name, (accuracy - chance) / (1 - chance), can, time.monotonic() - start)
         start = time.monotonic()

@@ -51,7 +51,7 @@ def _read(run_dir: Path, name: str) -> dict[str, Any]:
     ("fora", ["--fora.iterations", "2", "--fora.width", "4", "--decoder.blocks", "0", "--decoder.channels", "4", "--seeds", "1"],
      ["smashed", "aux_same", "server_training"]),
     ("twoview", ["--optimise.steps", "4", "--optimise.tv", "0.01", "--budget", "quick"],
-     ["smashed", "query", "weights", "momentum_view", "second_view", "aux_same"]),
+     ["smashed", "query", "weights", "momentum_view", "second_view", "aux_same", "momentum_weights"]),
     ("sdar", ["--sdar.iterations", "2", "--sdar.batch-size", "8", "--sdar.width", "4", "--decoder.channels", "4", "--seeds", "1"],
      ["smashed", "architecture", "server_model", "server_training", "aux_same"]),
     pytest.param("pcat", ["--pcat.iterations", "2", "--pcat.batch-size", "8", *DECODER],
