@@ -103,22 +103,32 @@ def test_one_tensor_is_a_constant_shift() -> None:
     assert torch.equal(sent, defence.expected(z))
 
 
-def test_from_a_run_to_its_attacker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trained on another run's network, resumed bitwise; a checkpoint's defence releases with what was learned."""
+def of_a_source(folder: Path) -> tuple[train.Run, dict[str, Any]]:
+    """A short run, and the fields of one that learns noise on its network."""
     fields: dict[str, Any] = {"algorithm": "sfl_v1", "validate_every_rounds": 0, "cut": 1, "train_images": 30}
-    source = train.run(tiny(tmp_path / "source", **fields, max_steps=2))
-    fields |= {"defence": "shredder", "client_from": str(source.path), "server_from": str(source.path), "freeze_client": True,
-               "server_lr": 0.0, "shredder": OPTIONS}
+    source = train.run(tiny(folder / "source", **fields, max_steps=1))
+    return source, fields | FROZEN | {"client_from": str(source.path), "server_from": str(source.path), "shredder": OPTIONS}
+
+
+def test_from_a_run_to_its_attacker(tmp_path: Path) -> None:
+    """Trained on another run's network, which stays; a checkpoint's defence releases with what was learned."""
+    source, fields = of_a_source(tmp_path)
+    done = train.run(tiny(tmp_path, **fields))
+    for name, value in source.checkpoint().network().state_dict().items():
+        torch.testing.assert_close(done.checkpoint().network().state_dict()[name], value, rtol=1e-6, atol=1e-7)
+    assert done.result["mib_per_client_closed_form"] == pytest.approx(done.result["mib_per_client"], rel=1e-9)
+    _check_restored(done.checkpoint())
+
+
+@pytest.mark.slow
+def test_the_noise_resumes_bitwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = of_a_source(tmp_path)[1]
     whole = train.run(tiny(tmp_path / "whole", **fields))
     with monkeypatch.context() as patch:
         _die_at(patch, "sfl_v1", 3)
         with pytest.raises(Killed):
             train.run(tiny(tmp_path / "killed", **fields, checkpoint_every_seconds=0))
     _assert_same_end(whole.path, train.run(tiny(tmp_path / "killed", **fields), resume=True).path)
-    for name, value in source.checkpoint().network().state_dict().items():
-        torch.testing.assert_close(whole.checkpoint().network().state_dict()[name], value, rtol=1e-6, atol=1e-7)
-    assert whole.result["mib_per_client_closed_form"] == pytest.approx(whole.result["mib_per_client"], rel=1e-9)
-    _check_restored(whole.checkpoint())
 
 
 def _check_restored(checkpoint: Checkpoint) -> None:
