@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from attacks import invert, judge, ridge, wire
+from attacks.victim import Victim
 from attacks.view import View
 from ssl_split import record, train
 from ssl_split.files import read_tensors
@@ -48,7 +49,7 @@ def test_ridge_on_the_wire_is_ridge_on_a_victim_that_sends_what_was_recorded(run
     client = open_checkpoint(str(run_dir)).network().client
     client.load_state_dict(read_tensors(run_dir / record.FILE, "weights/"))
     data = case.checkpoint.dataset()
-    victim = invert.Victim(client, data.mean, data.std)
+    victim = Victim(client, data.mean, data.std)
     view = View({"smashed": sent["z"], "query": victim.query, "aux_same": case.own}, ("smashed", "query", "aux"), attack="ridge")
     scores = judge.score(ridge.attack(view, case.options, 0).images, sent["images"])
     assert result["mse"] == pytest.approx(scores.mse.mean().item(), rel=1e-5)

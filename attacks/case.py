@@ -1,0 +1,239 @@
+"""What an inversion attack meets on a run of ours: its checkpoint or its recorded wire, the images, the rulers."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attacks import momentum, rulers, sets, wire
+from attacks.api import AttackOptions
+from attacks.elsewhere import Foreign, refuse_mixture
+from attacks.identify import Gallery
+from attacks.judge import Scores
+from attacks.methods import METHODS
+from attacks.pairs import Pair
+from attacks.reconstruct import same_attack
+from attacks.served import server_key, server_model
+from attacks.victim import Victim, refuse_without_wire
+from attacks.view import OwnImages
+from attacks.wire import Recording
+from probes.rulers import network_key
+from ssl_split import fields
+from ssl_split import run as runs
+from ssl_split.data.images import ImageSet, to_float
+from ssl_split.fields import field
+from ssl_split.models.split import Network
+from ssl_split.training import pick_device
+
+
+@dataclass(frozen=True)
+class Options(Foreign, AttackOptions):
+    """Options of the command."""
+
+    checkpoint: str | None = field(None, "run directory or .safetensors file (default: the newest finished run in --out)",
+                                   section="checkpoint")
+    which: str = field("last", "checkpoint of a run directory", choices=("last", "best"))
+    out: str = field("runs", "folder in which the newest run is looked for, and where the result on a client from elsewhere goes")
+    wire: bool = field(False, "attack what the run really sent: smashed data of augmented views, recorded with train --record-wire; "
+                              "--targets of them, spread over clients and steps")
+    data_dir: str | None = field(None, "folder that holds the data set (default: the one the run was trained with)")
+    device: str = field("auto", "auto, cpu, cuda or cuda:N")
+
+
+class Case:
+    """A checkpoint as a victim; images and networks are made when they are first needed."""
+
+    def __init__(self, options: Options) -> None:
+        """Check the options and find the checkpoint.
+
+        Raises:
+            FileNotFoundError, ValueError: one sentence that says what is wrong.
+        """
+        self.options = fields.build(Options, fields.to_dict(options))
+        refuse_mixture(self.options, "attacks.invert")
+        self.device = pick_device(self.options.device)
+        self.checkpoint = runs.open_checkpoint(self.options.checkpoint, which=self.options.which, out=self.options.out)
+        if self.checkpoint.config.dataset == "tsv":
+            raise ValueError(f"attacks.invert rebuilds images, and {self.checkpoint.run_dir.name} was trained on sentences; what their "
+                             "smashed data give away can be probed: python -m probes.knn --features smashed")
+        if "smashed" in METHODS[self.options.method].needs:
+            refuse_without_wire(self.checkpoint.config)
+        if self.sends_pairs:
+            momentum.refuse_one_view(self.checkpoint.config)
+        if self.options.attacker == "unaware" and not self.defended:
+            raise ValueError(f"--attacker unaware has no meaning here: {self.checkpoint.run_dir.name} has no defence that changes what is "
+                             "sent, or the attack looks at nothing that is sent")
+        known = ("attacker", "unaware") if self.defended else ()
+        self.identity = self.options.identity((*METHODS[self.options.method].options, *known))
+        if self.recording is not None:
+            self.identity["wire"] = list(self.recording.span)
+
+    @property
+    def defended(self) -> bool:
+        """Whether the attack meets a defence."""
+        return self.checkpoint.defence.changes_release and "smashed" in METHODS[self.options.method].needs
+
+    @property
+    def directory(self) -> Path:
+        """Where the result belongs: its name changes with the weights and with every option that changes numbers."""
+        weights = {"file": self.checkpoint.path.name, "step": self.checkpoint.step}
+        return runs.result_dir(self.checkpoint.run_dir, "attacks", self.options.method, {**self.identity, "checkpoint": weights})
+
+    @cached_property
+    def sets(self) -> sets.Sets:
+        """Targets and the attacker's images."""
+        dataset, sent = self.checkpoint.dataset(self.options.data_dir), self.recording
+        assert isinstance(self.options.targets, int)  # folders were refused
+        return sets.choose(dataset, self.checkpoint.parts(dataset), targets=self.options.targets, aux=self.options.aux_images,
+                           aux_given=self.options.aux is not None, attacked=None if sent is None else (sent["sources"], sent["clients"]))
+
+    @cached_property
+    def recording(self) -> Recording | None:
+        """The attacked messages of the run, where those are attacked.
+
+        Raises:
+            FileNotFoundError, ValueError: nothing was recorded, or the file is damaged.
+        """
+        if not self.options.wire:
+            return None
+        assert isinstance(self.options.targets, int)
+        return wire.attacked(self.checkpoint.run_dir, self.checkpoint.dataset(self.options.data_dir).train, count=self.options.targets)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Sentences for the user."""
+        return self.sets.notices
+
+    @property
+    def pixels(self) -> Tensor:
+        """The attacked images, uint8."""
+        return self.sets.targets.images if self.views is None else (self.views * 255).round().byte().cpu()
+
+    @property
+    def views(self) -> Tensor | None:
+        """The recorded views, where they are what is to be rebuilt."""
+        return None if self.recording is None or self.sends_pairs else self.recording["images"]
+
+    @property
+    def sends_pairs(self) -> bool:
+        """Whether the images behind two views are what is to be rebuilt."""
+        return "second_view" in METHODS[self.options.method].needs
+
+    @cached_property
+    def pair(self) -> Pair:
+        """The two views of each target."""
+        images = self.sets.targets.images.to(self.device)
+        return momentum.views(self.checkpoint, images, self.recording)
+
+    def attacked(self) -> Victim:
+        """The averaged client of the checkpoint, or the one that the server knew when the recorded steps began."""
+        victim = self.victim(self.network)
+        if self.sends_pairs:
+            if self.recording is None:
+                return momentum.of_checkpoint(self.checkpoint, victim, self.pair, self.sets.clients)
+            return momentum.of_recording(self.checkpoint, victim, self.pair, self.recording)
+        return victim if self.recording is None else self.recording.sent_by(victim, device=self.device)
+
+    @cached_property
+    def network(self) -> Network:
+        """The network of the checkpoint, with the client half of the recording where that is attacked."""
+        made = self.checkpoint.network()
+        if self.recording is not None:
+            made.client.load_state_dict({k: v.float() for k, v in self.recording.weights.items()})
+        return made
+
+    def facts(self) -> dict[str, Any]:
+        """What the result file says of client and images."""
+        return {"sets": self.sets.record, "notices": list(self.notices), "cut": self.checkpoint.config.cut,
+                "smashed_shape": list(self.network.smashed_shape), "run": self.checkpoint.run_dir.name,
+                "dataset": self.checkpoint.config.dataset, "options": self.identity, "checkpoint": self.checkpoint.reference,
+                "defence": self.checkpoint.config.defended_with,
+                "adaptive": self.options.attacker == "adaptive" if self.defended else None,
+                "wire": None if self.recording is None else {
+                    **self.recording.facts(), "truth": "image behind two views" if self.sends_pairs else "augmented view"}}
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """The attacked images `(n, 3, S, S)` in [0, 1]."""
+        return to_float(self.sets.targets.images.to(self.device)) if self.views is None else self.views.to(self.device)
+
+    @cached_property
+    def own(self) -> OwnImages:
+        """The attacker's images; random views of them where views are to be rebuilt."""
+        images = self.sets.aux.images.to(self.device)
+        return sets.split(images if self.views is None else wire.own_views(images, self.checkpoint.config.augmentation))
+
+    def uses(self, *flags: str) -> bool:
+        """Whether the attack declares one of these capabilities."""
+        method = METHODS[self.options.method]
+        return not set(flags).isdisjoint((*method.needs, *method.labelled))
+
+    def victim(self, network: Network, *, trained: bool = True) -> Victim:
+        """The client half of a network, and what else the attack declares of the run at its checkpoints or before training."""
+        dataset = self.checkpoint.dataset(self.options.data_dir)
+        client = network.client.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        seen = to_float(self.sets.private.images.to(self.device)) if self.uses("server_training") else None
+        adaptive = self.options.attacker == "adaptive"
+        server = server_model(self.checkpoint, dataset, device=self.device, trained=trained) if self.uses("server_model") else None
+        own = self.sets.aux.labels
+        own_labels = None if own is None or not self.uses("aux_labels") else own[~sets.held_out(len(own))].to(self.device)
+        return Victim(client, dataset.mean, dataset.std, self.private, self.checkpoint.defence, adaptive,
+                      lambda seed: self.checkpoint.untrained(seed).client, seen,
+                      self.sets.private.labels if self.uses("labels") else None, own_labels, server)
+
+    @property
+    def trained_on_clients(self) -> bool:
+        """Whether the attack learns from clients' images that are no targets, or from their smashed data."""
+        return self.uses("private_pairs", "server_training", "labels")
+
+    @cached_property
+    def private(self) -> OwnImages | None:
+        """The clients' own images for the bound that trains on them.
+
+        Raises:
+            ValueError: there are none beside the targets.
+        """
+        if not self.uses("private_pairs"):
+            return None
+        if len(self.sets.private) < 2:
+            raise ValueError(f"{self.options.method} trains on the clients' own images, and all are targets: set a smaller --targets")
+        return sets.split(self.sets.private.images.to(self.device))
+
+    @property
+    def gallery(self) -> Gallery:
+        """What the judge has besides the targets."""
+        images = to_float(self.sets.gallery.images.to(self.device))
+        return Gallery(images, self.sets.gallery.labels, self.sets.targets.labels, self.checkpoint.run_dir.parent / ".rulers")
+
+    def untrained(self) -> Scores:
+        """The same attack, one attacker seed, on the client before training; computed once for all runs in a folder."""
+        network = self.checkpoint.untrained()
+        dataset = self.checkpoint.dataset(self.options.data_dir)
+        unread = ("method", "seeds", "unaware", "wire")
+        shown = ImageSet((self.pair.views.flatten(0, 1) * 255).round().byte()) if self.sends_pairs else None
+        key = {
+            **({} if shown is None else {"views": rulers.digest(shown), "family": dataclasses.asdict(self.checkpoint.config.augmentation)}),
+            **({"private": rulers.digest(self.sets.private)} if self.trained_on_clients else {}),
+            **({"server": server_key(self.checkpoint)} if self.uses("server_model") else {}),
+            **({"defence": self.checkpoint.config.defended_with} if self.defended else {}),
+            "attack": self.options.method, "options": {k: v for k, v in self.identity.items() if k not in unread},
+            **({} if self.views is None else {"own": dataclasses.asdict(self.checkpoint.config.augmentation)}),
+            "targets": rulers.digest(ImageSet(self.pixels)), "aux": rulers.digest(self.sets.aux), "mean": list(dataset.mean),
+            "std": list(dataset.std), "network": network_key(self.checkpoint.config, network, at_cut=True),
+        }
+
+        def compute() -> Scores:
+            print("the same attack on the untrained client, as a ruler (kept for other runs):", file=sys.stderr)
+            victim = self.victim(network, trained=False)
+            if self.sends_pairs:
+                victim = momentum.of_untrained(victim, self.pair)
+            return same_attack(victim, self.targets, own=self.own, options=self.options)
+
+        return rulers.cached(self.checkpoint.run_dir.parent / ".rulers", key, compute)
