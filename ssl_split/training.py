@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 
 import torch
@@ -19,6 +20,7 @@ from ssl_split.data.images import normalise
 from ssl_split.data.partition import partition
 from ssl_split.defences.adversarial import Adversarial
 from ssl_split.defences.release import Release
+from ssl_split.display import progress
 from ssl_split.dissimilarity import global_gradient, gradient_dissimilarity, gradient_divergence
 from ssl_split.models.count import cost
 from ssl_split.models.split import Network, build
@@ -75,7 +77,9 @@ class Training:
         """Let a defence that needs it learn from the training images, un-augmented, and the client half that the run starts with."""
         release = getattr(self.algorithm, "release", None)
         if isinstance(release, Release) and isinstance(release.defence, Adversarial):
-            release.defence.pretrain(self._smashed_batches(release.defence.epochs))
+            epochs = release.defence.epochs
+            with progress(epochs * math.ceil(len(self.images) / DEFENCE_BATCH), "the clients' decoder") as bar:
+                release.defence.pretrain(self._smashed_batches(epochs), bar=bar)
 
     def _smashed_batches(self, epochs: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Smashed data and normalised images of every training image in a random order, so many times over."""

@@ -22,6 +22,7 @@ from ssl_split import tree as trees
 from ssl_split.defence_sections import AdversarialOptions
 from ssl_split.defences.api import Place
 from ssl_split.defences.opponent import Opponent
+from ssl_split.display import Bar
 from ssl_split.models import decoder
 from ssl_split.rng import generator
 from ssl_split.tree import Tree
@@ -53,14 +54,15 @@ class Adversarial(Opponent):
         mean, std = (tensors[f"constants/{name}"].tolist() for name in ("mean", "std"))
         self.mean, self.std = (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
 
-    def pretrain(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    def pretrain(self, batches: Iterable[tuple[Tensor, Tensor]], *, bar: Bar) -> None:
         """Train the decoder.
 
         Args:
             batches: Smashed data `(B, ...)` and the normalised images behind them `(B, C, H, W)`.
+            bar: Advances by one for each batch.
         """
         for z, x in batches:
-            self.learn(z, x, share=0.0)
+            bar.advance(ssim=self.fit(z, x, share=0.0).item())
 
     def on_activation(self, z: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:
         """One step against the decoder; an image's does not depend on the others."""

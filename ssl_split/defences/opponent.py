@@ -50,14 +50,20 @@ class Opponent(Defence):
 
     def learn(self, z: Tensor, x: Tensor, *, share: float) -> None:
         """One step of the decoder towards a higher SSIM."""
+        self.fit(z, x, share=share)
+
+    def fit(self, z: Tensor, x: Tensor, *, share: float) -> Tensor:
+        """The same; returns the SSIM before it, a number."""
         self.gradients.flat.zero_()
         self.decoder.train()
         with torch.enable_grad():
-            (-self.similarity(z, x)).backward()
+            similarity = self.similarity(z, x)
+            (-similarity).backward()
         self.steps += 1
         rows = [t.parameters[None] for t in (self.weights, self.gradients, self.first, self.second)]
         with torch.no_grad():
             self.adam.step_(rows[0], rows[1], rows[2:], lr=self.rate(share), count=self.steps.to(z.device))
+        return similarity.detach()
 
     def rate(self, share: float) -> float:
         """Adam's rate when a share of the rounds is over."""

@@ -16,6 +16,7 @@ from ssl_split.data.images import normalise
 from ssl_split.defences.adversarial import Adversarial
 from ssl_split.defences.api import Place
 from ssl_split.defences.release import released
+from ssl_split.display import progress
 
 OPTIONS = {"epsilon": 0.1, "epochs": 2, "blocks": 0, "channels": 4, "lr": 0.01}
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -33,7 +34,8 @@ def trained() -> tuple[Adversarial, torch.Tensor, torch.Tensor]:
     x = normalise(torch.nn.functional.interpolate(draw(8, 3, 4, 4), size=16, mode="bilinear").sigmoid(), MEAN, STD)
     z = torch.nn.functional.avg_pool2d(x, 2)
     before = made.similarity(z, x).item()
-    made.pretrain([(z, x)] * 30)
+    with progress(30, "decoder") as bar:
+        made.pretrain([(z, x)] * 30, bar=bar)
     assert made.similarity(z, x).item() > before + 0.1
     return made, z, x
 
