@@ -165,7 +165,6 @@ class Clients:
         # clients of a chunk share the graph of their standardised weights
         self._each_chunk(lambda part: torch.autograd.backward(outputs[part], parts[part]), len(outputs))
 
-
     def image_gradients(self, images: Tensor, gradient: Tensor, *, row: int, looks: int = 1) -> Iterator[Tensor]:
         """Gradients of one client's weights for each of its images alone, which no image of the batch may change (no BatchNorm).
 

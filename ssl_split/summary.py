@@ -54,12 +54,13 @@ def summarise(training: Training, state: State, *, images: int, seconds: float) 
 
 def _privacy(training: Training, state: State) -> dict[str, Any] | None:
     """What differential privacy the smashed data had, or the client's updates, for the client that gave away most; None without a claim."""
-    config, sent = training.config, list(zip(state.positions.tolist(), training.parts, strict=True))
+    config = training.config
+    if config.defence not in ("local_dp", "dp_sgd"):
+        return None
+    sent = list(zip(state.positions.tolist(), training.parts, strict=True))
     if config.defence == "dp_sgd":
         uses = [squared_uses(training.streams.take(k, 0, seen), config.batch_size) for k, (seen, _) in enumerate(sent) if seen]
         return dp_sgd.account(config.dp_sgd, releases=max(uses))
-    if config.defence != "local_dp":
-        return None
     passes = max(math.ceil(seen / len(part)) for seen, part in sent if len(part))
     own = config.local_dp
     return local_dp.account(epsilon=own.epsilon, delta=own.delta, clip=own.clip, passes=passes, per_pass=tensors_per_pass(config))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from attacks import case as cases
 from attacks import invert
 from ssl_split import config, train
 from ssl_split.data import images
@@ -145,7 +146,7 @@ def test_ruler_is_shared_by_runs_of_one_network(run_dir: Path, monkeypatch: pyte
     twin = shutil.copytree(run_dir, run_dir.with_name("twin"))
     shutil.rmtree(twin / "attacks")
     calls = []
-    monkeypatch.setattr(invert, "same_attack", lambda *a, **k: calls.append(1) or invert.judge.score(k["own"].fit[:8], k["own"].fit[:8]))
+    monkeypatch.setattr(cases, "same_attack", lambda *a, **k: calls.append(1) or invert.judge.score(k["own"].fit[:8], k["own"].fit[:8]))
     invert.main(["--checkpoint", str(twin), "--method", "ridge", *SMALL])
     assert calls == []
     invert.main(["--checkpoint", str(twin), "--method", "ridge", "--targets", "8", "--aux", "30"])

@@ -123,7 +123,7 @@ def test_a_client_without_a_server_says_what_is_missing() -> None:
     model = ServerModel((_contrasting,), supervised=False)
     with pytest.raises(CapabilityError, match="sdar needs server_training"):
         reconstruct(CLIENT, TARGETS, AUX, method="sdar", fresh=redrawn(CLIENT), server=model)
-    assert METHODS["sdar"].declared(supervised=False) == METHODS["sdar"].needs
+    assert METHODS["sdar"].declared((), supervised=False) == METHODS["sdar"].needs
 
 
 def test_pcat_meets_the_kept_servers_oldest_first() -> None:
