@@ -101,31 +101,59 @@ class Search:
         found, objectives, losses, improving = [], [], [], False
         for x0, part in zip(start.split(BATCH), z.split(BATCH), strict=True):
             x = x0.clone().contiguous(memory_format=torch.channels_last).requires_grad_()
-            optimiser = torch.optim.Adam([x], self.lr)
-            before = math.inf
-            for step in range(steps):
-                for group in optimiser.param_groups:
-                    group["lr"] = self.lr * (1 + math.cos(math.pi * step / steps)) / 2
+
+            def measure(x: Tensor = x, part: Tensor = part) -> tuple[Tensor, Tensor]:
                 feature = self.feature_loss(x, part)
-                objective = feature + self.priors(x)
-                optimiser.zero_grad()
-                objective.sum().backward()  # images do not see each other
-                optimiser.step()
-                with torch.no_grad():
-                    x.clamp_(0, 1)
-                if step == int(0.9 * steps):
-                    before = objective.mean().item()
-                bar.advance(feature_loss=feature.mean().item())
-            with torch.no_grad():
-                feature = self.feature_loss(x, part)
-                objective = feature + self.priors(x)
-            if not bool(torch.isfinite(objective).all()):
-                raise ValueError("the optimisation diverged: set a lower --optimise.lr")
-            improving |= objective.mean().item() < (1 - GAIN) * before
+                return feature + self.priors(x), feature
+
+            objective, feature, gaining = descend(measure, x, lr=self.lr, steps=steps, bar=bar)
+            improving |= gaining
             found.append(x.detach())
             objectives.append(objective)
             losses.append(feature)
         return torch.cat(found), torch.cat(objectives), torch.cat(losses), improving
+
+
+def descend(measure: Callable[[], tuple[Tensor, Tensor]], x: Tensor, *, lr: float, steps: int, bar: Bar, further: Sequence[Tensor] = (),
+            further_lr: float = 0.0) -> tuple[Tensor, Tensor, bool]:
+    """Lower the objectives of images side by side, by Adam with rates that fall by a cosine to 0.
+
+    Args:
+        measure: Objectives and feature losses of the images as they are now, `(n,)` each.
+        x: The images `(n, 3, S, S)`, kept in [0, 1]; changed.
+        lr: Their rate.
+        steps: Of Adam.
+        bar: Advances by a step.
+        further: What else is searched for, changed.
+        further_lr: Its rate.
+
+    Returns:
+        Objectives and feature losses at the end, and whether the last tenth of the steps still lowered the mean objective by more than 1 %.
+
+    Raises:
+        ValueError: an objective is not finite.
+    """
+    groups = [{"params": [x], "rate": lr}]
+    if further:
+        groups.append({"params": list(further), "rate": further_lr})
+    optimiser, before = torch.optim.Adam(groups, lr), math.inf
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = group["rate"] * (1 + math.cos(math.pi * step / steps)) / 2
+        objective, loss = measure()
+        optimiser.zero_grad()
+        objective.sum().backward()  # images do not see each other
+        optimiser.step()
+        with torch.no_grad():
+            x.clamp_(0, 1)
+        if step == int(0.9 * steps):
+            before = objective.mean().item()
+        bar.advance(feature_loss=loss.mean().item())
+    with torch.no_grad():
+        objective, loss = measure()
+    if not bool(torch.isfinite(objective).all()):
+        raise ValueError("the optimisation diverged: set a lower --optimise.lr")
+    return objective, loss, objective.mean().item() < (1 - GAIN) * before
 
 
 def budget(options: AttackOptions) -> Budget:

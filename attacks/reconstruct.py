@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,13 +85,7 @@ def reconstruct(
     chosen = fields.build(AttackOptions, {"method": method, **options})
     further = {"auxiliary images": aux, "private images": private, "gallery images": gallery}
     sources = {name: images for name, images in further.items() if images is not None}
-    for name, images in {"targets": targets, **sources}.items():
-        quality.check_range(images, name)
-        if images.dim() != 4 or images.shape[1:] != targets.shape[1:] or images.shape[1] != 3 or len(images) < 2:
-            raise ValueError(f"{name} have shape {tuple(images.shape)}: at least two images (n, 3, S, S), all of the size of the targets "
-                             f"{tuple(targets.shape[1:])}, are needed")
-    for name, images in sources.items():
-        sets.refuse_shared(targets, images, name=name)
+    _check(targets, sources)
     shown = Gallery(targets[:0] if gallery is None else gallery, gallery_labels, labels)
     shown.check(targets, aux)
     own, theirs = sets.split(aux), None if private is None else sets.split(private)
@@ -111,6 +105,17 @@ def reconstruct(
     ruler = None if untrained is None else lambda: same_attack(victim(untrained), targets, own=own, options=chosen)
     return judged(victim(client), targets, own=own, options=chosen, untrained=ruler, aux_kind=aux_kind,
                   gallery=shown)
+
+
+def _check(targets: Tensor, sources: Mapping[str, Tensor]) -> None:
+    """Refuse images out of range or of different sizes, and targets among the others; `sources` by what they are called."""
+    for name, images in {"targets": targets, **sources}.items():
+        quality.check_range(images, name)
+        if images.dim() != 4 or images.shape[1:] != targets.shape[1:] or images.shape[1] != 3 or len(images) < 2:
+            raise ValueError(f"{name} have shape {tuple(images.shape)}: at least two images (n, 3, S, S), all of the size of the targets "
+                             f"{tuple(targets.shape[1:])}, are needed")
+    for name, images in sources.items():
+        sets.refuse_shared(targets, images, name=name)
 
 
 def guesses(victim: Victim, targets: Tensor, *, own: OwnImages, options: AttackOptions, seeds: Sequence[int],

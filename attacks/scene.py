@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attacks import crops
-from attacks.optimise import GAIN, Search
+from attacks.optimise import Search, descend
 from attacks.register import register
 from attacks.variation import VARIATIONS
 from ssl_split.data.augment import Ranges
@@ -118,28 +117,10 @@ class Joint:
         assert x is not None
         assert tint is not None
         now = replace(scene, x=x, free=free, tint=tint)
-        groups = [{"params": [x], "rate": self.search.lr}]
-        if free is not None:
-            groups.append({"params": [free, tint], "rate": BOX_LR})
-        optimiser, before = torch.optim.Adam(groups, self.search.lr), math.inf
-        for step in range(steps):
-            for group in optimiser.param_groups:
-                group["lr"] = group["rate"] * (1 + math.cos(math.pi * step / steps)) / 2
-            objective, loss = self.objective(now, seen)
-            optimiser.zero_grad()
-            objective.sum().backward()  # images do not see each other
-            optimiser.step()
-            with torch.no_grad():
-                x.clamp_(0, 1)
-            if step == int(0.9 * steps):
-                before = objective.mean().item()
-            bar.advance(feature_loss=loss.mean().item())
-        with torch.no_grad():
-            objective, loss = self.objective(now, seen)
-        if not bool(torch.isfinite(objective).all()):
-            raise ValueError("the optimisation diverged: set a lower --optimise.lr")
+        objective, loss, improving = descend(lambda: self.objective(now, seen), x, lr=self.search.lr, steps=steps, bar=bar,
+                                             further=() if free is None else (free, tint), further_lr=BOX_LR)
         done = replace(now, x=x.detach(), free=None if free is None else free.detach(), tint=tint.detach())
-        return Outcome(done, objective, loss, objective.mean().item() < (1 - GAIN) * before)
+        return Outcome(done, objective, loss, improving)
 
     def objective(self, scene: Scene, seen: Sequence[Observed]) -> tuple[Tensor, Tensor]:
         """Objective and summed feature loss of each image, `(n,)`."""
