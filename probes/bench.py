@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from probes import rulers
-from probes.features import KINDS, SMASHED_LIMIT, extract, pixels, pooled_shape
+from probes.features import BEHIND_DEFENCE, KINDS, SMASHED_LIMIT, extract, pixels, pooled_shape
 from probes.statistics import Rate
 from ssl_split import fields, run
 from ssl_split.data.images import Dataset, ImageSet
@@ -46,7 +46,8 @@ class Target:
 class Common(Target):
     """Options of every probe."""
 
-    features: str = field("backbone", "backbone: pooled (headline); projector: head output; smashed: what the server sees",
+    features: str = field("backbone", "backbone: pooled (headline); received: the same, computed from what a defence lets through; "
+                          "projector: head output; smashed: what the server sees",
                           choices=KINDS, section="features")
     smashed_limit: int = field(SMASHED_LIMIT, "most numbers per image kept of smashed data, by averaging", low=1)
     precision: str = field("fp32", "features in fp32 or under bf16 autocast", choices=("fp32", "bf16"))
@@ -236,9 +237,9 @@ class Bench:
         common = {k: v for k, v in numbers.items() if k not in of_network}
         network = self.untrained.network
         assert network is not None
-        weights = rulers.network_key(self.checkpoint.config, network, at_cut=self.options.features == "smashed")
+        defended = self.options.features in BEHIND_DEFENCE and self.checkpoint.defence.changes_release
+        weights = rulers.network_key(self.checkpoint.config, network, at_cut=defended or self.options.features == "smashed")
         pixels_key = {**data, "ruler": "raw-pixels", "options": common}
-        defended = self.options.features == "smashed" and self.checkpoint.defence.changes_release
         untrained_key = {**data, "ruler": "untrained", "options": numbers, "network": weights,
                          **({"defence": self.checkpoint.config.defended_with} if defended else {})}
         return {

@@ -4,6 +4,8 @@
 |-----------|---------------------------------------------------------------------------------------------------------------|
 | backbone  | pooled backbone features: what a downstream task would use                                                    |
 | projector | output of the projection head: what the contrastive loss sees                                                 |
+| received  | pooled backbone features that the server computes from what it gets: smashed data behind the run's defence.   |
+|           | What a defence costs whoever uses the split network; without one the same numbers as backbone                 |
 | smashed   | smashed data at the cut: what the server sees. Maps are averaged over a grid until at most `limit` numbers are |
 |           | left, sequences over runs of tokens: 50 000 maps of 64x32x32 would fill 13 GB                                  |
 
@@ -25,7 +27,9 @@ from ssl_split.defences.api import Defence
 from ssl_split.defences.release import released
 from ssl_split.models.split import Network
 
-KINDS = ("backbone", "projector", "smashed")
+KINDS = ("backbone", "received", "projector", "smashed")
+BEHIND_DEFENCE = ("received", "smashed")
+"""Kinds that depend on what a defence makes of the smashed data."""
 SMASHED_LIMIT = 4096
 """Numbers per image kept of smashed data; of ResNet-18's maps that is an 8x8 grid at cut 1 and 4x4 at cut 13."""
 PIXEL_SIDE = 64
@@ -57,19 +61,21 @@ def extract(
         batch_size: Images per forward pass; it changes speed and memory only.
         precision: bf16 computes under autocast; anything else computes in the dtype of the weights.
         limit: Most numbers per image kept of smashed data.
-        defence: What becomes of smashed data before they are sent; the other features are computed without it.
+        defence: What becomes of smashed data before they are sent; `backbone` and `projector` are computed without it.
         advance: Called with the number of images after each batch.
 
     Returns:
         float32 `(n, d)` on the CPU.
 
     Raises:
-        ValueError: unknown kind, no images, or features that are not finite.
+        ValueError: unknown kind, no images, features that are not finite, or `received` where the server has no layers.
     """
     if kind not in KINDS:
         raise ValueError(f"features = {kind!r} do not exist; legal: {', '.join(KINDS)}")
     if len(images) == 0:
         raise ValueError("there are no images to compute features of")
+    if kind == "received" and network.cut == "full":
+        raise ValueError("features received: at cut full the server has no layers that could compute any; choose backbone")
     device = next(network.parameters()).device
     found = torch.empty(0)
     done = 0
@@ -97,7 +103,8 @@ def _forward(network: Network, batch: Tensor, kind: str, mean: Triple, std: Trip
     if kind == "projector":
         return network.projections(x)
     z = network.client(x)
-    return pool(released(defence, z.float(), x, purpose="probe") if defence.changes_release else z, limit=limit)
+    sent = released(defence, z.float(), x, purpose="probe") if defence.changes_release else z
+    return network.server.features(sent.to(like.dtype)) if kind == "received" else pool(sent, limit=limit)
 
 
 @contextmanager

@@ -50,8 +50,8 @@ def network_key(config: Config, untrained: nn.Module, *, at_cut: bool) -> dict[s
     Args:
         config: Of the run.
         untrained: The network at its initial weights; their digest stands for seed, widths and code.
-        at_cut: Whether the number depends on the cut: true of smashed data. Elsewhere the initial network is the same function at
-            every cut, unless a bottleneck is at it.
+        at_cut: Whether the number depends on the cut: true of smashed data, and behind a defence. Elsewhere the initial network is the
+            same function at every cut, unless a bottleneck is at it.
     """
     digest = hashlib.sha256()
     for name, tensor in untrained.state_dict().items():

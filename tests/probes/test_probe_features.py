@@ -9,6 +9,7 @@ from torch import Tensor
 from probes.features import KINDS, PIXEL_SIDE, SMASHED_LIMIT, evaluation, extract, pixels, pool, pooled_shape
 from ssl_split import config
 from ssl_split.data.images import normalise, to_float
+from ssl_split.defences import table as defences
 from ssl_split.models.split import Network, build
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.2, 0.21, 0.22)
@@ -29,7 +30,8 @@ def _direct(network: Network, images: Tensor, kind: str) -> Tensor:
     with torch.no_grad():
         for image in images:
             x = normalise(to_float(image[None], torch.float64), MEAN, STD)
-            rows.append({"backbone": network.features, "projector": network, "smashed": network.client}[kind](x).flatten(1))
+            rows.append({"backbone": network.features, "projector": network, "smashed": network.client,
+                         "received": lambda x: network.server.features(network.client(x))}[kind](x).flatten(1))
     return torch.cat(rows)
 
 
@@ -44,7 +46,7 @@ def test_features_are_a_direct_forward(kind: str, norm: str) -> None:
         assert found.dtype == torch.float32
         assert found.device.type == "cpu"
         torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
-    assert wanted.shape == {"backbone": (7, 64), "projector": (7, 12), "smashed": (7, 8 * 16 * 16)}[kind]
+    assert wanted.shape == {"backbone": (7, 64), "received": (7, 64), "projector": (7, 12), "smashed": (7, 8 * 16 * 16)}[kind]
     assert wanted.std(0).min() > 0 or kind != "projector"  # the images are told apart, so that equality says something
 
 
@@ -63,7 +65,29 @@ def test_features_at_other_cuts_and_of_other_shapes(arch: str, cut: int | str) -
 
 
 def test_kinds_are_complete() -> None:
-    assert KINDS == ("backbone", "projector", "smashed")
+    assert KINDS == ("backbone", "received", "projector", "smashed")
+
+
+@pytest.mark.parametrize("bottleneck", [0, 4])
+def test_received_features_are_the_backbones_without_a_defence_and_not_with_one(bottleneck: int) -> None:
+    network = _network(bottleneck={"channels": bottleneck, "stride": 1}).eval()
+    images = _images()
+    backbone = extract(network, images, mean=MEAN, std=STD)
+    torch.testing.assert_close(extract(network, images, kind="received", mean=MEAN, std=STD), backbone, rtol=0, atol=0)
+    coarse = defences.build(config.from_dict({"defence": "quantise", "quantise": {"bits": 2}}))
+    with torch.no_grad():
+        z = network.client(normalise(to_float(images, torch.float64), MEAN, STD)).float()
+        assert coarse.codec is not None
+        decoded = coarse.codec.decode(coarse.codec.encode(z[None], 2), z.dtype)[0]
+        wanted = network.server.features(decoded.double()).float()
+    found = extract(network, images, kind="received", mean=MEAN, std=STD, defence=coarse)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    assert (found - backbone).abs().max() > 1e-3
+
+
+def test_received_features_need_a_server_with_layers() -> None:
+    with pytest.raises(ValueError, match="at cut full the server has no layers"):
+        extract(_network(cut="full"), _images(), kind="received", mean=MEAN, std=STD)
 
 
 def test_extraction_leaves_the_network_as_it_was() -> None:
@@ -139,7 +163,7 @@ def test_pixels() -> None:
 
 def test_bad_input_is_one_sentence() -> None:
     network = _network()
-    with pytest.raises(ValueError, match="legal: backbone, projector, smashed"):
+    with pytest.raises(ValueError, match="legal: backbone, received, projector, smashed"):
         extract(network, _images(), kind="logits", mean=MEAN, std=STD)
     with pytest.raises(ValueError, match="no images"):
         extract(network, _images(0), mean=MEAN, std=STD)
