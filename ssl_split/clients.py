@@ -184,7 +184,8 @@ class Clients:
 
         def one(x: Tensor, g: Tensor) -> Tensor:
             pull = vjp(lambda weights: functional_call(self._skeleton, {**fixed, **weights}, (x,)), learned)[1]
-            return torch.cat([pull(g)[0][name].flatten() for name in names])
+            (found,) = pull(g)
+            return torch.cat([found[name].flatten() for name in names])
 
         each = max(1, IMAGE_GRADIENT_BYTES // max(1, layout.size * self.weights.flat.element_size()))
         by_image = [t.to(self.weights.flat.dtype).unflatten(0, (looks, -1)).transpose(0, 1).split(each) for t in (images, gradient)]
