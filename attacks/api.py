@@ -75,6 +75,7 @@ class PcatOptions:
     iterations: int | None = field(None, "its steps (by budget: quick 1000, standard 5000, paper 20000)", low=1)
     batch_size: int = field(128, "own images in each", low=2)
     speed: float = field(1.0, "times the rate 1e-3", above=0)
+    tune: int = field(200, "steps that fine-tune the decoder through the pseudo-client on the targets' smashed data", low=0)
 
 
 @dataclass(frozen=True)

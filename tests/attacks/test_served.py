@@ -23,6 +23,7 @@ from attacks.view import Architecture, Batch, CapabilityError, ServerLoss, Serve
 from ssl_split import train
 from ssl_split.config import Augment
 from ssl_split.data import augment
+from ssl_split.models.decoder import build
 from ssl_split.run import open_checkpoint
 
 sys.path.append(str(Path(__file__).parents[1] / "train"))
@@ -31,8 +32,8 @@ from tiny import tiny
 RANDOM = torch.Generator().manual_seed(0)
 TARGETS, AUX, SEEN = (torch.rand(n, 3, 12, 12, generator=RANDOM) for n in (4, 30, 40))
 LABELS, THEIRS = torch.arange(30) % 3, torch.arange(40) % 2
-SMALL = AttackOptions(method="sdar", sdar=SdarOptions(iterations=3, width=4, batch_size=8), pcat=PcatOptions(iterations=4, batch_size=8),
-                      decoder=DecoderOptions(blocks=0, channels=4, steps=2))
+SMALL = AttackOptions(method="sdar", sdar=SdarOptions(iterations=3, width=4, batch_size=8),
+                      pcat=PcatOptions(iterations=4, batch_size=8, tune=2), decoder=DecoderOptions(blocks=0, channels=4, steps=2))
 CLIENT = nn.Sequential(nn.Conv2d(3, 2, 3, stride=2), nn.BatchNorm2d(2))
 
 
@@ -124,6 +125,26 @@ def test_a_client_without_a_server_says_what_is_missing() -> None:
     with pytest.raises(CapabilityError, match="sdar needs server_training"):
         reconstruct(CLIENT, TARGETS, AUX, method="sdar", fresh=redrawn(CLIENT), server=model)
     assert METHODS["sdar"].declared((), supervised=False) == METHODS["sdar"].needs
+
+
+def test_fine_tuning_through_the_true_client_finds_better_images_of_the_targets() -> None:
+    """Where the pseudo-client is the client, a decoder that was hardly trained gains much; nothing but its own weights moves."""
+    client = nn.Conv2d(3, 12, 3, padding=1)
+    simulator = Simulator(Architecture(lambda seed: client, lambda x: x, lambda z, x, random: z), lr=1e-3, seed=0, purpose="pcat")
+    z = simulator.smashed(TARGETS)
+    made = build((12, 12, 12), torch.Generator().manual_seed(1), image_size=12, blocks=0, channels=16)
+    kept = {k: v.clone() for k, v in [*client.state_dict().items(), *made.named_buffers()]}
+    error = []
+    for steps in (0, 400):
+        cycle = pcat.fine_tune(made, simulator, z, steps=steps)
+        error.append((made(z) - TARGETS).square().mean().item())
+    assert cycle[-1] < 0.5 * cycle[0]
+    assert error[1] < 0.5 * error[0]
+    assert all(torch.equal(v, kept[k]) for k, v in [*client.state_dict().items(), *made.named_buffers()])
+    with torch.no_grad():
+        again = client(made(z))
+        slow = sum(((again[i] - z[i]).double().norm() / z[i].double().norm()).item() ** 2 for i in range(4)) / 4
+        assert pcat.cycle_error(made, simulator, z).item() == pytest.approx(slow, rel=1e-5)
 
 
 def test_pcat_meets_the_kept_servers_oldest_first() -> None:
