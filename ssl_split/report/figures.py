@@ -7,15 +7,21 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ssl_split.report.draw import INK, MUTED, Drawing, Look, canvas, finish, legend, looks
+from ssl_split.report.draw import INK, MUTED, Drawing, Look, canvas, finish, heading, legend, looks
 from ssl_split.report.table import MONITORS, Group, Study, pareto, ruler
+
+NONE = "none"
+"""Of the field `defence`."""
+
+FAR_LEFT = -0.3
+"""R2 from which on points of the plane of defences are drawn at its edge."""
 
 ERROR_BARS = "Bars: 95 % interval over images for one seed, standard deviation for two, t-interval from three seeds on."
 
 
 def draw(study: Study, folder: Path) -> list[Drawing]:
     """All figures for which there are numbers."""
-    makers = (accuracy, traffic, reconstruction, plane)
+    makers = (accuracy, traffic, reconstruction, plane, defences)
     return [made for make in makers if (made := make(study, folder)) is not None]
 
 
@@ -153,6 +159,39 @@ def plane(study: Study, folder: Path) -> Drawing | None:
     return finish(figure, folder, name="plane", title="Privacy-utility plane", caption=(
         "Each point is a setting, its number the cut; better is up and to the left. No point on the front is beaten in accuracy by "
         "one that leaks less."))
+
+
+def defences(study: Study, folder: Path) -> Drawing | None:
+    """Accuracy against leakage with one panel a cut: attackers who know the defence, and the same without that knowledge."""
+    shown = [g for g in study.groups if "accuracy" in g.values and "r2" in g.values]
+    if not any(g.runs[0].config.get("defence", NONE) != NONE for g in shown):
+        return None
+    cuts = [c for c in study.cuts if any(g.cut == c for g in shown)]
+    figure, panels = canvas(1.2 + 3.6 * len(cuts), 4.0, len(cuts), share_y=True)
+    one = len({g.algorithm for g in shown}) == 1
+    for panel, cut in zip(panels, cuts, strict=True):
+        for series, style in looks(study.series).items():
+            for g in (g for g in shown if g.series == series and g.cut == cut):
+                _defended(panel, g, style, label=g.setting if one and g.setting else series)
+        panel.axvline(0, color=MUTED, linestyle=":", linewidth=1.2, label="blind guess (R2 = 0)")
+        panel.set_xlim(FAR_LEFT - 0.03, 1.03)
+        panel.set_xlabel("leakage: R2 of the strongest attack")
+        heading(panel, f"cut {cut}")
+    panels[0].set_ylabel(f"accuracy (%), {study.accuracy}")
+    legend(figure, panels, columns=2 + 2 * len(cuts) if len(cuts) < 3 else 8)
+    return finish(figure, folder, name="defences", title="Defences in the privacy-utility plane", caption=(
+        "Full markers: the attacker knows the defence and learns through it. Hollow: the same attack by one who does not know it, which is "
+        f"no measure of privacy. Better is up and to the left. Points at the left edge lie at R2 = {FAR_LEFT:g} or below."))
+
+
+def _defended(panel: Any, group: Group, style: Look, *, label: str) -> None:
+    """One defence: where it stands against who knows it, and against who does not."""
+    y, known = 100 * group.values["accuracy"].mean, max(group.values["r2"].mean, FAR_LEFT)
+    panel.plot([known], [y], linestyle="none", marker=style.marker, color=style.color, label=label, zorder=3)
+    if "unaware_r2" in group.values:
+        unaware = max(group.values["unaware_r2"].mean, FAR_LEFT)
+        panel.plot([unaware], [y], linestyle="none", marker=style.marker, markerfacecolor="none", color=style.color, zorder=3)
+        panel.plot([unaware, known], [y, y], color=style.color, linewidth=0.8, zorder=2)
 
 
 def _name_points(panel: Any, points: Sequence[Group]) -> None:

@@ -46,6 +46,7 @@ COLUMNS = (
     Column("client_parameters", "count", "parameters", "Client"),
     Column("client_macs_per_image", "count", "MACs", "Client"),
     Column("r2", "ratio", "R2", ATTACK),
+    Column("unaware_r2", "ratio", "R2, defence unknown", ATTACK),
     Column("mse", "score", "MSE", ATTACK),
     Column("blind_mse", "score", "blind", ATTACK, ruler=True),
     Column("untrained_mse", "score", "untrained", ATTACK, ruler=True),

@@ -25,7 +25,7 @@ PROBE = ("features", "accuracy", "low", "high", "test_images")
 RULERS = ("raw_pixels", "untrained")
 ATTACK = ("mse", "psnr", "psnr_of_mean_mse", "ssim", "r2", "ssim_gain", "blind_mse", "blind_ssim", "untrained_mse", "untrained_ssim",
           "untrained_r2", "validation_mse", "targets", "aux", "budget", "auc", "untrained_auc", "balanced_accuracy", "verdict")
-NESTED = {"tpr_at_0.01": ("tpr", "0.01", "value"), "tpr_at_0.001": ("tpr", "0.001", "value"),
+NESTED = {"unaware_r2": ("unaware", "r2"), "tpr_at_0.01": ("tpr", "0.01", "value"), "tpr_at_0.001": ("tpr", "0.001", "value"),
           "identified_top1": ("identification", "pixels", "top1", "rate"), "identified_chance": ("identification", "chance_top1"),
           "class_told": ("classification", "reconstructions", "rate"), "class_told_of_truth": ("classification", "true_targets", "rate")}
 """Columns of numbers that stand deeper in an attack's result."""

@@ -22,6 +22,9 @@ MONITORS = {"validation_knn": "kNN on validation images", "validation_accuracy":
 HEADLINES = ("linear", "finetune", "classifier", "knn")
 """Probes in the order in which one of them is chosen as the headline accuracy."""
 
+RECEIVED = "received"
+"""Features that the server computes from what arrives behind a defence."""
+
 APART = frozenset({"algorithm", "cut", "seed", *UNFINGERPRINTED})
 """Fields that never make a setting of their own."""
 
@@ -173,11 +176,13 @@ def _labels(runs: Iterable[Run], kind: str) -> tuple[str, ...]:
 
 
 def _headline(runs: Sequence[Run]) -> str | None:
-    """The accuracy that stands in the table: a probe on pooled backbone features, the one that most runs have."""
+    """The accuracy that stands in the table: a probe on pooled backbone features, the one that most runs have; of equals the one on what
+    the server receives, which is what a defence leaves of them."""
     for name in HEADLINES:
-        found = Counter(o.label for run in runs for o in run.of("probe") if o.name == name and measures_utility(o))
+        found = Counter((o.label, o.values.get("features") == RECEIVED) for run in runs for o in run.of("probe")
+                        if o.name == name and measures_utility(o))
         if found:
-            return found.most_common(1)[0][0]
+            return max(found, key=lambda known: (found[known], known[1]))[0]
     for key, name in MONITORS.items():
         if any(run.number(key, "accuracy") is not None for run in runs):
             return name
@@ -186,7 +191,7 @@ def _headline(runs: Sequence[Run]) -> str | None:
 
 def measures_utility(outcome: Outcome) -> bool:
     """Whether a probe looked at pooled backbone features or the run's own classifier, not at the wire (leakage) or the projector."""
-    return outcome.name == "classifier" or str(outcome.values.get("features", "backbone")).startswith("backbone")
+    return outcome.name == "classifier" or str(outcome.values.get("features", "backbone")).startswith(("backbone", RECEIVED))
 
 
 def strongest(run: Run) -> Outcome | None:
@@ -216,6 +221,7 @@ def _group(anchor: str, key: _Key, runs: list[Run], accuracy: str | None) -> Gro
         values[name] = summary([(run, o.number(name), interval(o.values, name)) for run, o in chosen])
     for name in ("psnr", "blind_mse", "blind_ssim", "untrained_mse", "untrained_ssim", "untrained_r2", "validation_mse"):
         values[name] = summary([(run, o.number(name), None) for run, o in chosen])
+    values["unaware_r2"] = summary([(run, o.number("unaware", "r2"), None) for run, o in chosen])
     return Group(anchor, algorithm, cut, setting, tuple(runs), {k: v for k, v in values.items() if v is not None},
                  tuple(o for run in runs for o in run.of("probe") if o.label == accuracy), tuple(chosen), tuple(_problems(runs)))
 

@@ -111,8 +111,9 @@ def add_probe(run: Path, value: float, *, name: str = "linear", features: str = 
     return folder
 
 
-def add_attack(run: Path, mse: float, *, name: str = "ridge", validation_mse: float | None = None, **options: Any) -> Path:
-    """An attack result with its picture; R2 follows from the MSE."""
+def add_attack(run: Path, mse: float, *, name: str = "ridge", validation_mse: float | None = None, unaware: float | None = None,
+               **options: Any) -> Path:
+    """An attack result with its picture; R2 follows from the MSE. `unaware`: the MSE of who does not know the defence."""
     folder = run / "attacks" / f"{name}-{hash(tuple(options.items())) % 1000}"
     r2 = 1 - mse / BLIND_MSE
     write_json(folder / "result.json", {
@@ -122,6 +123,7 @@ def add_attack(run: Path, mse: float, *, name: str = "ridge", validation_mse: fl
         "untrained_r2": 1 - UNTRAINED_MSE / BLIND_MSE, "intervals": {"mse": [mse - 0.001, mse + 0.001], "ssim": [0.1, 0.9],
                                                                        "r2": [r2 - 0.02, r2 + 0.02]},
         "validation_mse": mse if validation_mse is None else validation_mse, "verdict": "A sentence.", "targets": 128, "aux": 5000,
+        **({} if unaware is None else {"unaware": {"mse": unaware, "psnr": 10.0, "ssim": 0.1, "r2": 1 - unaware / BLIND_MSE}}),
         "seeds": [0, 1, 2], "per_seed": [{"mse": mse}] * 3, "budget": "quick", "needs": ["smashed", "query", "aux_same"], "cut": 1,
         "smashed_shape": [64, 8, 8], "options": {"method": name, **options}, "checkpoint": {"finished": True}, "seconds": 5.0,
         "environment": {}, "command": f"python -m attacks.invert --method {name}"})

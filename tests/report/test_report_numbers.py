@@ -126,6 +126,35 @@ def test_smashed_data_is_no_headline(tmp_path: Path) -> None:
     assert read(tmp_path).accuracy == MONITORS["validation_knn"]
 
 
+def test_behind_a_defence_what_the_server_receives_counts(tmp_path: Path) -> None:
+    """The headline is the probe behind the defence where both were made; R2 of who knows the defence, and of who does not, stand apart."""
+    for defence, accuracy, mse, unaware in (("none", 0.6, 0.01, None), ("gaussian", 0.5, 0.03, 0.045), ("quantise", 0.55, 0.012, 0.6)):
+        run = made.make_run(tmp_path, defence=defence)
+        made.add_probe(run, 0.6)
+        made.add_probe(run, accuracy, features="received")
+        made.add_attack(run, mse, unaware=unaware)
+    found = read(tmp_path)
+    assert found.accuracy == "linear (features received)"
+    known = {g.runs[0].config["defence"]: g for g in found.groups}
+    assert {k: g.mean("accuracy") for k, g in known.items()} == {"none": 0.6, "gaussian": 0.5, "quantise": 0.55}
+    assert known["gaussian"].mean("r2") == pytest.approx(0.5)
+    assert known["gaussian"].mean("unaware_r2") == pytest.approx(0.25)
+    assert known["none"].mean("unaware_r2") is None
+    page = build.write(tmp_path).read_text(encoding="utf-8")
+    assert "R2, defence unknown" in page
+    assert "Defences in the privacy-utility plane" in page
+    drawn = (tmp_path / "figures" / "defences.svg").read_text(encoding="utf-8")
+    assert "cut 13" in drawn
+    assert "quantise" in drawn
+
+
+def test_without_defences_there_is_no_plane_of_them(tmp_path: Path) -> None:
+    run = made.make_run(tmp_path)
+    made.add_probe(run, 0.6)
+    made.add_attack(run, 0.01)
+    assert "Defences in the privacy-utility plane" not in build.write(tmp_path).read_text(encoding="utf-8")
+
+
 def test_labels_on_the_wire_are_named(tmp_path: Path) -> None:
     """A server that is sent labels needs no attack to know the classes."""
     made.make_run(tmp_path)
