@@ -65,7 +65,7 @@ class ForaOptions:
     iterations: int | None = field(None, "steps (by budget: quick 1000, standard 5000, paper 40000)", low=1)
     width: int = field(64, "channels of substitute and critic", low=1)
     batch_size: int = field(64, "own images, and collected smashed data, in each", low=2)
-    speed: float = field(1.0, "times the published rates 1e-4 (substitute), 3e-4 (critic), 1e-4 (inverse)", above=0)
+    speed: float = field(1.0, "times the preset's rates", above=0)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class AttackOptions:
     """How an inversion attack is run."""
 
     method: str = field("decoder", "attack", choices=METHODS, section="attack")
-    preset: str = field("strong", "decoder, oracle: strong, or published (as ResSFL and MocoSFL attack)", choices=PRESETS)
+    preset: str = field("strong", "decoder, oracle, fora: strong, or published (as the papers attack)", choices=PRESETS)
     budget: str = field("standard", "decoder, oracle: quick 500, standard 2000, paper 5000 and more steps; optimise, twoview: 200 "
                                     "steps, 500 from 2 starts, 2000 from 3; unsplit: 10, 50, 1000 rounds; fora: 1000, 5000, 40000; pcat, "
                                     "sdar: 1000, 5000, 20000", choices=BUDGETS)

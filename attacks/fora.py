@@ -4,26 +4,39 @@ The server collects smashed data of the clients' images in training. Without wei
 its own, a substitute f~ (of another architecture) whose outputs have the distribution of what it collected, and an inverse of f~, which it
 then applies to the smashed data of the targets. No labels are used.
 
-    f~:      (1 - a) mean D(f~(x)) + a MK-MMD(z, f~(x)),  a = 0.8
-    D:       mean D(z) - mean D(f~(x)) + 1000 gradient penalty
-    inverse: MSE(f~^-1(f~(x)), x), images in [-1, 1]
+    f~:      (1 - a) mean D(f~(x)) + a MK-MMD(z, f~(x))
+    D:       mean D(z) - mean D(f~(x)) + penalty (||slope of D|| - 1)^2
+    inverse: MSE(f~^-1(f~(x)), x)
 
-Adam 1e-4, 3e-4 and 1e-4, batches of 64; 40 000 iterations are published. The targets are never among the collected data that is trained on.
+| | `published` | `strong` (default) |
+|---|---|---|
+| a, penalty | 0.8, 1000 | 0, 10: the critic alone, as WGAN-GP is trained (Gulrajani et al. 2017) |
+| Adam | 1e-4 (f~), 3e-4 (D), momentum 0.9 | 2e-3, 2e-3, momentum 0, falling to 0 as a cosine |
+| inverse | learns along, Adam 1e-4, on [-1, 1] | `attacks.decoder` after f~ is done, with its budgets |
+
+Batches of 64; 40 000 iterations are published. The targets are never among the collected data that is trained on.
+
+Why `strong`: with MK-MMD of batches of 64, or with momentum, the substitute of a client of one convolution ends at the negatives of
+images, or circles; without them an attack of a few minutes rebuilds what such a client sends (`attacks.selftest`).
 
 Source: Xu et al., "A Stealthy Wrongdoer: Feature-Oriented Reconstruction Attack against Split Learning", CVPR 2024 (arXiv 2405.04115).
 Deviations: smashed data are divided by their overall deviation after their mean is taken off; the substitute is a plain stack of
-convolutions; the inverse is the decoder of `attacks.decoder`, and learns at the same time.
+convolutions; the inverse is the decoder of `attacks.decoder`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from attacks import decoder
 from attacks.api import AttackOptions, Guess
+from attacks.features import Features
 from attacks.substitute import Critic, Scale, Substitute, built, channels_last, gradient_penalty, mk_mmd
 from attacks.view import Collected, OwnImages, View
 from ssl_split import rng
@@ -32,78 +45,113 @@ from ssl_split.models.decoder import build
 
 BUDGETS = {"quick": 1000, "standard": 5000, "paper": 40_000}
 """Iterations."""
-ALIGNMENT = 0.8
-"""a: share of MK-MMD in the substitute's loss."""
-PENALTY = 1000.0
-RATES = {"substitute": 1e-4, "critic": 3e-4, "inverse": 1e-4}
+INVERSE_RATE = 1e-4
+"""Of the inverse that learns along, Adam's."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A preset.
+
+    Attributes:
+        alignment: a, the share of MK-MMD in the substitute's loss.
+        penalty: Weight of the critic's gradient penalty.
+        rates: Adam's, of substitute and critic.
+        betas: Adam's, of both.
+        cosine: Whether their rates fall to 0.
+        along: Whether the inverse learns along, and not afterwards.
+    """
+
+    alignment: float
+    penalty: float
+    rates: Mapping[str, float]
+    betas: tuple[float, float]
+    cosine: bool
+    along: bool
+
+
+PRESETS = {"strong": Recipe(0.0, 10.0, {"substitute": 2e-3, "critic": 2e-3}, (0.0, 0.9), cosine=True, along=False),
+           "published": Recipe(0.8, 1000.0, {"substitute": 1e-4, "critic": 3e-4}, (0.9, 0.999), cosine=False, along=True)}
 MEASURED = 256
 """Collected data from which mean and deviation are taken."""
 GAIN = 0.01
 
 
 class Alignment:
-    """Substitute, critic and inverse while they are trained.
+    """Substitute and critic while they are trained, and the inverse where it learns along.
 
     Args:
         own: The attacker's images.
         collected: What the server has seen.
-        options: Widths, rates and batch size.
+        options: Preset, widths, rates and batch size.
         shape: Of one image's smashed data.
+        iterations: That there will be.
         seed: Of weights and batches.
     """
 
-    def __init__(self, own: OwnImages, collected: Collected, options: AttackOptions, *, shape: tuple[int, ...], seed: int) -> None:
+    def __init__(self, own: OwnImages, collected: Collected, options: AttackOptions, *, shape: tuple[int, ...], iterations: int, seed: int
+                 ) -> None:
         size, width, device = own.fit.shape[-1], options.fora.width, own.fit.device
-        chosen = decoder.recipe(options)
-        self.own, self.collected, self.options = own, collected, options
-        self.random = rng.generator(seed, "fora batches")
+        self.own, self.collected, self.options, self.chosen = own, collected, options, PRESETS[options.preset]
+        self.random, self.iterations, self.done = rng.generator(seed, "fora batches"), iterations, 0
         first = collected.take(torch.arange(min(MEASURED, collected.count)))
         self.scale = Scale.of(first)
         self.substitute = built(Substitute(shape, image_size=size, width=width), rng.generator(seed, "fora substitute"), device)
         self.critic = built(Critic(shape, width=width), rng.generator(seed, "fora critic"), device)
-        inverse = build(shape, rng.generator(seed, "fora inverse"), image_size=size, blocks=chosen.blocks, channels=chosen.channels)
-        self.inverse: nn.Module = inverse.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.weights = {name: list(getattr(self, name).parameters()) for name in RATES}
-        self.optimisers = {name: torch.optim.Adam(self.weights[name], options.fora.speed * rate, fused=True)
-                           for name, rate in RATES.items()}
+        self.rates, speed = dict(self.chosen.rates), options.fora.speed
+        betas = dict.fromkeys(self.rates, self.chosen.betas)
+        self.inverse: nn.Module | None = None
+        if self.chosen.along:
+            made = decoder.recipe(options)
+            inverse = build(shape, rng.generator(seed, "fora inverse"), image_size=size, blocks=made.blocks, channels=made.channels)
+            self.inverse = inverse.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.rates["inverse"], betas["inverse"] = INVERSE_RATE, (0.9, 0.999)
+        self.weights = {name: list(getattr(self, name).parameters()) for name in self.rates}
+        self.optimisers = {name: torch.optim.Adam(self.weights[name], speed * rate, betas=betas[name], fused=True)
+                           for name, rate in self.rates.items()}
 
     def _places(self, count: int) -> Tensor:
         return torch.randint(count, (self.options.fora.batch_size,), generator=self.random)
 
-    def _step(self, name: str, loss: Tensor) -> float:
-        self.optimisers[name].zero_grad()
+    def _step(self, name: str, loss: Tensor) -> None:
+        optimiser = self.optimisers[name]
+        share = (1 + math.cos(math.pi * self.done / self.iterations)) / 2 if self.chosen.cosine else 1.0
+        optimiser.param_groups[0]["lr"] = self.options.fora.speed * self.rates[name] * share
+        optimiser.zero_grad()
         loss.backward(inputs=self.weights[name])  # the substitute's loss goes through the critic, whose own slopes nobody needs
-        self.optimisers[name].step()
-        return loss.item()
+        optimiser.step()
 
     def iteration(self) -> tuple[float, float, float]:
-        """One step of the critic, the substitute and the inverse.
+        """One step of the critic, the substitute and, where it learns along, the inverse.
 
         Returns:
-            MK-MMD, the critic's mean difference, and the inverse's error in [0, 1].
+            MK-MMD, the critic's mean difference, and the inverse's error in [0, 1] (nan where it learns afterwards).
         """
         x = channels_last(self.own.fit[self._places(len(self.own.fit)).to(self.own.fit.device)])
         z = channels_last(self.scale.apply(self.collected.take(self._places(self.collected.count))))
         fake = self.substitute(2 * x - 1)
         difference = self.critic(z).mean() - self.critic(fake.detach()).mean()
-        self._step("critic", difference + PENALTY * gradient_penalty(self.critic, z, fake.detach(), generator=self.random))
-        apart = mk_mmd(z.flatten(1), fake.flatten(1))
-        self._step("substitute", (1 - ALIGNMENT) * self.critic(fake).mean() + ALIGNMENT * apart)
-        error = (self.inverse(fake.detach()) - x).square().mean()
-        self._step("inverse", 4 * error)  # four times the error of [0, 1] is that of [-1, 1]
-        return apart.item(), difference.item(), error.item()
+        slope = gradient_penalty(self.critic, z, fake.detach(), generator=self.random)
+        self._step("critic", difference + self.chosen.penalty * slope)
+        share = self.chosen.alignment
+        apart = mk_mmd(z.flatten(1), (fake if share else fake.detach()).flatten(1))
+        self._step("substitute", (1 - share) * self.critic(fake).mean() + share * apart)
+        error = math.nan
+        if self.inverse is not None:
+            lost = (self.inverse(fake.detach()) - x).square().mean()
+            self._step("inverse", 4 * lost)  # four times the error of [0, 1] is that of [-1, 1]
+            error = lost.item()
+        self.done += 1
+        return apart.item(), difference.item(), error
 
-    def reconstruct(self, z: Tensor) -> Tensor:
-        """Images `(n, 3, S, S)` in [0, 1] of smashed data."""
-        return self._inverted(self.scale.apply(z))
-
-    def own_error(self) -> float:
-        """MSE on own validation images of what the inverse makes of the substitute's outputs: says nothing about the client."""
+    def outputs(self, images: Tensor) -> Tensor:
+        """What the substitute makes of images in [0, 1], without gradients."""
         with torch.no_grad():
-            fake = torch.cat([self.substitute(channels_last(2 * part - 1)) for part in self.own.validation.split(128)])
-        return (self._inverted(fake) - self.own.validation).square().mean().item()
+            return torch.cat([self.substitute(channels_last(2 * part - 1)) for part in images.split(128)])
 
-    def _inverted(self, z: Tensor) -> Tensor:
+    def inverted(self, z: Tensor) -> Tensor:
+        """What the inverse that learns along makes of scaled smashed data, images `(n, 3, S, S)` in [0, 1]."""
+        assert self.inverse is not None
         self.inverse.eval()
         with torch.no_grad():
             images = torch.cat([self.inverse(channels_last(part)) for part in z.split(128)])
@@ -111,23 +159,39 @@ class Alignment:
         return images.clamp(0, 1)
 
 
+def learnt(training: Alignment, options: AttackOptions, seed: int) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+    """A decoder trained on pairs of the finished substitute.
+
+    Returns:
+        Scaled smashed data -> images in [0, 1], and what is noted of the decoder.
+    """
+    own = training.own
+    fit, validation = (decoder.Pairs(Features(training.outputs, images), images) for images in (own.fit, own.validation))
+    made = decoder.train(fit, validation, chosen=decoder.recipe(options), budget=decoder.plan(options, len(own.fit)), seed=seed,
+                         image_size=own.fit.shape[-1], precision=options.precision, title=f"decoder, seed {seed}")
+    return lambda z: made.reconstruct(z).clamp(0, 1), {"steps": made.steps, "decoder_still_improving": made.still_improving}
+
+
 def attack(view: View, options: AttackOptions, seed: int) -> Guess:
     """Align a substitute with what was collected, and invert the targets by its inverse."""
     collected = view.collected
     if collected.count < 2:
         raise ValueError("fora needs smashed data of clients' images that are no targets, and all are: set a smaller --targets")
-    training = Alignment(view.aux, collected, options, shape=tuple(view.smashed.shape[1:]), seed=seed)
     iterations = options.fora.iterations or BUDGETS[options.budget]
+    training = Alignment(view.aux, collected, options, shape=tuple(view.smashed.shape[1:]), iterations=iterations, seed=seed)
     history: list[tuple[float, float, float]] = []
     with progress(iterations, f"fora, seed {seed}") as bar:
         for _ in range(iterations):
             history.append(training.iteration())
-            bar.advance(mk_mmd=history[-1][0], own_error=history[-1][2])
-    if not all(map(math.isfinite, history[-1])):
+            bar.advance(mk_mmd=history[-1][0], critic=history[-1][1])
+    if not all(map(math.isfinite, history[-1][:2])):
         raise ValueError("the substitute diverged: set a lower --fora.speed")
+    invert, notes = (training.inverted, {}) if training.inverse is not None else learnt(training, options, seed)
+    images = view.aux.validation
+    own_error = (invert(training.outputs(images)) - images).square().mean().item()
     tenth = max(1, iterations // 10)
     spans = history[-tenth:], history[-2 * tenth : -tenth] or history
     last, before = (torch.tensor(span, dtype=torch.float64).mean(0).tolist() for span in spans)
-    notes = {"iterations": iterations, "collected": collected.count, "mk_mmd": last[0], "critic_difference": last[1],
-             "own_error": training.own_error(), "still_improving": last[0] < (1 - GAIN) * before[0] or last[2] < (1 - GAIN) * before[2]}
-    return Guess(training.reconstruct(view.smashed), None, notes)
+    notes |= {"iterations": iterations, "collected": collected.count, "mk_mmd": last[0], "critic_difference": last[1],
+              "own_error": own_error, "still_improving": last[0] < (1 - GAIN) * before[0] or last[2] < (1 - GAIN) * before[2]}
+    return Guess(invert(training.scale.apply(view.smashed)), None, notes)

@@ -61,10 +61,11 @@ def _case(options: Options) -> Case | ForeignCase:
 def _facts(case: Case | ForeignCase, inversion: Inversion) -> dict[str, Any]:
     """The result file but for time and place."""
     options = case.options
-    trains = options.method in ("decoder", "oracle")
-    by_budget = (trains and options.preset == "strong") or options.method in ("optimise", "twoview", "unsplit", "fora", "pcat", "sdar")
+    has_preset = "preset" in METHODS[options.method].options
+    published = options.method in ("decoder", "oracle") and options.preset == "published"  # trains for epochs
+    by_budget = not published and "budget" in METHODS[options.method].options
     return {
-        "kind": "attack", "name": options.method, "preset": options.preset if trains else None,
+        "kind": "attack", "name": options.method, "preset": options.preset if has_preset else None,
         "budget": options.budget if by_budget else None, **inversion.result, **case.facts(),
     }
 

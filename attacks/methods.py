@@ -25,7 +25,7 @@ METHODS: dict[str, Method] = {
     "unsplit": Method(unsplit.attack, needs=("smashed", "architecture"), seeded=True, cost="slow", source="UnSplit (WPES 2022)",
                       options=(*_SETS, "budget", "seeds", "seed", "unsplit")),
     "fora": Method(fora.attack, needs=("smashed", "aux", "server_training"), seeded=True, cost="tens of minutes", source="FORA (CVPR 2024)",
-                   options=(*_SETS, "budget", "seeds", "seed", "decoder", "fora")),
+                   options=(*_DECODER, "fora")),
     "pcat": Method(pcat.attack, needs=("smashed", "architecture", "server_model", "aux"), labelled=("aux_labels", "labels"), seeded=True,
                    cost="slow", source="PCAT (USENIX Security 2023)",
                    options=(*_SETS, "budget", "seeds", "seed", "precision", "decoder", "pcat")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -17,7 +18,9 @@ from attacks.view import CapabilityError, View
 
 RANDOM = torch.Generator().manual_seed(0)
 TARGETS, AUX, SEEN = (torch.rand(n, 3, 12, 12, generator=RANDOM) for n in (4, 30, 40))
-SMALL = AttackOptions(method="fora", fora=ForaOptions(iterations=3, width=4, batch_size=8), decoder=DecoderOptions(blocks=0, channels=4))
+SMALL = AttackOptions(method="fora", fora=ForaOptions(iterations=3, width=4, batch_size=8),
+                      decoder=DecoderOptions(blocks=0, channels=4, steps=2))
+PUBLISHED = dataclasses.replace(SMALL, preset="published")
 
 
 def test_mmd_against_a_loop() -> None:
@@ -69,13 +72,14 @@ def test_networks_have_the_shape_of_the_smashed_data(shape: tuple[int, ...]) -> 
     torch.testing.assert_close(critic(z)[:1], critic(z[:1]))
 
 
-def test_units_of_smashed_data_do_not_matter() -> None:
+@pytest.mark.parametrize("options", [SMALL, PUBLISHED])
+def test_units_of_smashed_data_do_not_matter(options: AttackOptions) -> None:
     """z and 1000 z + 5 are one attack."""
     images = []
     for client in (lambda x: x, lambda x: 1000 * x + 5):
         own = sets.split(AUX)
         offers = Victim(client, seen=SEEN).offers(TARGETS, own)
-        images.append(fora.attack(View(offers, ("smashed", "aux", "server_training"), attack="fora"), SMALL, 0).images)
+        images.append(fora.attack(View(offers, ("smashed", "aux", "server_training"), attack="fora"), options, 0).images)
     torch.testing.assert_close(images[0], images[1], atol=1e-3, rtol=0)
 
 
@@ -98,16 +102,22 @@ def test_it_sees_smashed_data_of_others_and_no_client() -> None:
         reconstruct(client, TARGETS, AUX, method="fora", private=torch.cat([SEEN, TARGETS]))
 
 
-def test_every_network_learns() -> None:
-    """Each moves by its own loss, and the inverse's error falls."""
+@pytest.mark.parametrize("options", [SMALL, PUBLISHED])
+def test_every_network_learns(options: AttackOptions) -> None:
+    """Each moves by its own loss at its rate, which is constant or a cosine, and the error of an inverse that learns along falls."""
     own = sets.split(AUX)
     offers = Victim(nn.Identity(), seen=SEEN).offers(TARGETS, own)
-    made = fora.Alignment(own, offers["server_training"], SMALL, shape=(3, 12, 12), seed=0)
-    before = {name: [p.detach().clone() for p in getattr(made, name).parameters()] for name in fora.RATES}
+    made = fora.Alignment(own, offers["server_training"], options, shape=(3, 12, 12), iterations=21, seed=0)
+    before = {name: [p.detach().clone() for p in getattr(made, name).parameters()] for name in made.rates}
     first = made.iteration()
+    assert [o.param_groups[0]["lr"] for o in made.optimisers.values()] == list(made.rates.values())
     for _ in range(20):
         last = made.iteration()
-    assert last[2] < first[2]
+    share = (1 + math.cos(math.pi * 20 / 21)) / 2 if options is SMALL else 1
+    assert made.optimisers["critic"].param_groups[0]["lr"] == pytest.approx(share * fora.PRESETS[options.preset].rates["critic"])
+    assert set(made.rates) == {"substitute", "critic"} | (set() if options is SMALL else {"inverse"})
+    if options is PUBLISHED:
+        assert last[2] < first[2]
     for name, values in before.items():
         moved = [not torch.equal(p, q) for p, q in zip(getattr(made, name).parameters(), values, strict=True)]
         assert moved.count(False) <= (name == "critic"), name  # a constant added to a critic changes no difference
