@@ -84,9 +84,9 @@ class SdarOptions:
 
     iterations: int | None = field(None, "steps (by budget: quick 1000, standard 5000, paper 20000)", low=1)
     batch_size: int = field(128, "own images, and collected smashed data, in each", low=2)
-    speed: float = field(1.0, "times the published rates 1e-3 (simulator), 5e-4 (decoder)", above=0)
-    smashed_weight: float = field(0.04, "lambda 1: of the discriminator of smashed data (published: 0.02 to 0.04)", low=0)
-    image_weight: float = field(1e-5, "lambda 2: of the discriminator of images; 0 leaves it out and halves the cost", low=0)
+    speed: float = field(1.0, "times the preset's rates", above=0)
+    smashed_weight: float = field(0.04, "published preset, lambda 1: of the discriminator of smashed data (0.02 to 0.04)", low=0)
+    image_weight: float = field(1e-5, "published preset, lambda 2: of that of images; 0 leaves it out and halves the cost", low=0)
     width: int = field(64, "channels of the discriminators", low=1)
 
 
@@ -95,7 +95,7 @@ class AttackOptions:
     """How an inversion attack is run."""
 
     method: str = field("decoder", "attack", choices=METHODS, section="attack")
-    preset: str = field("strong", "decoder, oracle, fora: strong, or published (as the papers attack)", choices=PRESETS)
+    preset: str = field("strong", "decoder, oracle, fora, sdar: strong, or published (as the papers attack)", choices=PRESETS)
     budget: str = field("standard", "decoder, oracle: quick 500, standard 2000, paper 5000 and more steps; optimise, twoview: 200 "
                                     "steps, 500 from 2 starts, 2000 from 3; unsplit: 10, 50, 1000 rounds; fora: 1000, 5000, 40000; pcat, "
                                     "sdar: 1000, 5000, 20000", choices=BUDGETS)
@@ -113,7 +113,7 @@ class AttackOptions:
     unsplit: UnsplitOptions = field(UnsplitOptions, "the search for images and weights at once")
     fora: ForaOptions = field(ForaOptions, "the substitute client; --decoder.blocks and .channels are those of its inverse")
     pcat: PcatOptions = field(PcatOptions, "the pseudo-client; its inverse is a decoder")
-    sdar: SdarOptions = field(SdarOptions, "the simulator; --decoder.blocks (default: 0) and .channels are those of its decoder")
+    sdar: SdarOptions = field(SdarOptions, "the simulator; --decoder.blocks (published: default 0) and .channels are those of its decoder")
 
     @property
     def aux_images(self) -> int:

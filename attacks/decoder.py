@@ -189,6 +189,15 @@ class Training:
         self.model.train()
         return out
 
+    def images(self, z: Tensor) -> Tensor:
+        """As `reconstruct`, in [0, 1]."""
+        return self.reconstruct(z).clamp(0, 1)
+
+    def notes(self) -> dict[str, Any]:
+        """How the training went, for the result file."""
+        return {"steps": self.steps, "best_step": self.best_step, "stopped_early": self.stopped_early,
+                "still_improving": self.still_improving, "history": [[s, v] for s, v in self.history]}
+
     def warn(self, steps: int, bar: Bar) -> None:
         """Say how long it will take once that is known and if it is long."""
         if len(self.clock) == 2 and (left := (self.clock[1] - self.clock[0]) / TIMED * steps) > SLOW_SECONDS:
@@ -281,14 +290,25 @@ def _optimiser(model: nn.Module, chosen: Recipe, steps: int) -> tuple[torch.opti
     return optimiser, lambda step: chosen.lr * (1 + math.cos(math.pi * step / steps)) / 2
 
 
-def trained(view: View, own: OwnImages, options: AttackOptions, seed: int) -> tuple[Training, float]:
-    """A decoder trained on the smashed data of these images, and its error on the validation images among them."""
-    fit = Pairs(Features(view.query, own.fit), own.fit)
-    validation = Pairs(Features(view.query, own.validation), own.validation)
+def of_outputs(outputs: Callable[[Tensor], Tensor], own: OwnImages, options: AttackOptions, *, seed: int) -> tuple[Training, float]:
+    """A decoder trained to invert a function of images, and its error on the validation images.
+
+    Args:
+        outputs: Images `(n, 3, S, S)` in [0, 1] -> what the decoder is given of them, without gradients.
+        own: The images.
+        options: Of the attack.
+        seed: Of initial weights and order.
+    """
+    fit, validation = (Pairs(Features(outputs, images), images) for images in (own.fit, own.validation))
     budget = plan(options, len(own.fit))
     training = train(fit, validation, chosen=recipe(options), budget=budget, seed=seed, image_size=own.fit.shape[-1],
                      precision=options.precision, title=f"decoder, seed {seed}")
     return training, training.error(validation)
+
+
+def trained(view: View, own: OwnImages, options: AttackOptions, seed: int) -> tuple[Training, float]:
+    """A decoder trained on the smashed data of these images, and its error on the validation images among them."""
+    return of_outputs(view.query, own, options, seed=seed)
 
 
 def attack(view: View, options: AttackOptions, seed: int) -> Guess:
@@ -303,7 +323,4 @@ def oracle(view: View, options: AttackOptions, seed: int) -> Guess:
 
 def _reconstructed(view: View, own: OwnImages, options: AttackOptions, seed: int) -> Guess:
     training, error = trained(view, own, options, seed)
-    images = training.reconstruct(view.smashed).clamp(0, 1)
-    notes = {"steps": training.steps, "best_step": training.best_step, "stopped_early": training.stopped_early,
-             "still_improving": training.still_improving, "history": [[s, v] for s, v in training.history]}
-    return Guess(images, error, notes)
+    return Guess(training.images(view.smashed), error, training.notes())

@@ -27,18 +27,16 @@ convolutions; the inverse is the decoder of `attacks.decoder`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from attacks import decoder
 from attacks.api import AttackOptions, Guess
-from attacks.features import Features
-from attacks.substitute import Critic, Scale, Substitute, built, channels_last, gradient_penalty, mk_mmd
+from attacks.substitute import Scale, Substitute, built, channels_last, mk_mmd
 from attacks.view import Collected, OwnImages, View
+from attacks.wasserstein import BETAS, PENALTY, RATE, Wasserstein, cosine
 from ssl_split import rng
 from ssl_split.display import progress
 from ssl_split.models.decoder import build
@@ -56,7 +54,7 @@ class Recipe:
     Attributes:
         alignment: a, the share of MK-MMD in the substitute's loss.
         penalty: Weight of the critic's gradient penalty.
-        rates: Adam's, of substitute and critic.
+        rate, critic_rate: Adam's, of substitute and critic.
         betas: Adam's, of both.
         cosine: Whether their rates fall to 0.
         along: Whether the inverse learns along, and not afterwards.
@@ -64,14 +62,15 @@ class Recipe:
 
     alignment: float
     penalty: float
-    rates: Mapping[str, float]
+    rate: float
+    critic_rate: float
     betas: tuple[float, float]
     cosine: bool
     along: bool
 
 
-PRESETS = {"strong": Recipe(0.0, 10.0, {"substitute": 2e-3, "critic": 2e-3}, (0.0, 0.9), cosine=True, along=False),
-           "published": Recipe(0.8, 1000.0, {"substitute": 1e-4, "critic": 3e-4}, (0.9, 0.999), cosine=False, along=True)}
+PRESETS = {"strong": Recipe(0.0, PENALTY, RATE, RATE, BETAS, cosine=True, along=False),
+           "published": Recipe(0.8, 1000.0, 1e-4, 3e-4, (0.9, 0.999), cosine=False, along=True)}
 MEASURED = 256
 """Collected data from which mean and deviation are taken."""
 GAIN = 0.01
@@ -91,35 +90,24 @@ class Alignment:
 
     def __init__(self, own: OwnImages, collected: Collected, options: AttackOptions, *, shape: tuple[int, ...], iterations: int, seed: int
                  ) -> None:
-        size, width, device = own.fit.shape[-1], options.fora.width, own.fit.device
-        self.own, self.collected, self.options, self.chosen = own, collected, options, PRESETS[options.preset]
+        size, width, device, speed = own.fit.shape[-1], options.fora.width, own.fit.device, options.fora.speed
+        self.own, self.collected, self.size, self.chosen = own, collected, options.fora.batch_size, PRESETS[options.preset]
         self.random, self.iterations, self.done = rng.generator(seed, "fora batches"), iterations, 0
-        first = collected.take(torch.arange(min(MEASURED, collected.count)))
-        self.scale = Scale.of(first)
+        self.scale = Scale.of(collected.take(torch.arange(min(MEASURED, collected.count))))
         self.substitute = built(Substitute(shape, image_size=size, width=width), rng.generator(seed, "fora substitute"), device)
-        self.critic = built(Critic(shape, width=width), rng.generator(seed, "fora critic"), device)
-        self.rates, speed = dict(self.chosen.rates), options.fora.speed
-        betas = dict.fromkeys(self.rates, self.chosen.betas)
+        self.critic = Wasserstein(shape, width=width, generator=rng.generator(seed, "fora critic"), device=device,
+                                  rate=speed * self.chosen.critic_rate, betas=self.chosen.betas, penalty=self.chosen.penalty)
+        self.rate, self.weights = speed * self.chosen.rate, list(self.substitute.parameters())
+        self.optimiser = torch.optim.Adam(self.weights, self.rate, betas=self.chosen.betas, fused=True)
         self.inverse: nn.Module | None = None
         if self.chosen.along:
             made = decoder.recipe(options)
             inverse = build(shape, rng.generator(seed, "fora inverse"), image_size=size, blocks=made.blocks, channels=made.channels)
             self.inverse = inverse.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            self.rates["inverse"], betas["inverse"] = INVERSE_RATE, (0.9, 0.999)
-        self.weights = {name: list(getattr(self, name).parameters()) for name in self.rates}
-        self.optimisers = {name: torch.optim.Adam(self.weights[name], speed * rate, betas=betas[name], fused=True)
-                           for name, rate in self.rates.items()}
+            self.inverse_optimiser = torch.optim.Adam(self.inverse.parameters(), speed * INVERSE_RATE, fused=True)
 
     def _places(self, count: int) -> Tensor:
-        return torch.randint(count, (self.options.fora.batch_size,), generator=self.random)
-
-    def _step(self, name: str, loss: Tensor) -> None:
-        optimiser = self.optimisers[name]
-        share = (1 + math.cos(math.pi * self.done / self.iterations)) / 2 if self.chosen.cosine else 1.0
-        optimiser.param_groups[0]["lr"] = self.options.fora.speed * self.rates[name] * share
-        optimiser.zero_grad()
-        loss.backward(inputs=self.weights[name])  # the substitute's loss goes through the critic, whose own slopes nobody needs
-        optimiser.step()
+        return torch.randint(count, (self.size,), generator=self.random)
 
     def iteration(self) -> tuple[float, float, float]:
         """One step of the critic, the substitute and, where it learns along, the inverse.
@@ -129,20 +117,26 @@ class Alignment:
         """
         x = channels_last(self.own.fit[self._places(len(self.own.fit)).to(self.own.fit.device)])
         z = channels_last(self.scale.apply(self.collected.take(self._places(self.collected.count))))
-        fake = self.substitute(2 * x - 1)
-        difference = self.critic(z).mean() - self.critic(fake.detach()).mean()
-        slope = gradient_penalty(self.critic, z, fake.detach(), generator=self.random)
-        self._step("critic", difference + self.chosen.penalty * slope)
-        share = self.chosen.alignment
-        apart = mk_mmd(z.flatten(1), (fake if share else fake.detach()).flatten(1))
-        self._step("substitute", (1 - share) * self.critic(fake).mean() + share * apart)
-        error = math.nan
-        if self.inverse is not None:
-            lost = (self.inverse(fake.detach()) - x).square().mean()
-            self._step("inverse", 4 * lost)  # four times the error of [0, 1] is that of [-1, 1]
-            error = lost.item()
+        fake, a = self.substitute(2 * x - 1), self.chosen.alignment
+        share = cosine(self.done, self.iterations) if self.chosen.cosine else 1.0
+        difference = self.critic.learn(z, fake, generator=self.random, share=share)
+        apart = mk_mmd(z.flatten(1), (fake if a else fake.detach()).flatten(1))
+        self.optimiser.param_groups[0]["lr"] = share * self.rate
+        self.optimiser.zero_grad()
+        ((1 - a) * self.critic(fake) + a * apart).backward(inputs=self.weights)  # through the critic, whose own slopes nobody needs
+        self.optimiser.step()
         self.done += 1
-        return apart.item(), difference.item(), error
+        return apart.item(), difference, self._invert(fake.detach(), x)
+
+    def _invert(self, fake: Tensor, x: Tensor) -> float:
+        """One step of the inverse that learns along."""
+        if self.inverse is None:
+            return math.nan
+        error = (self.inverse(fake) - x).square().mean()
+        self.inverse_optimiser.zero_grad()
+        (4 * error).backward()  # four times the error of [0, 1] is that of [-1, 1]
+        self.inverse_optimiser.step()
+        return error.item()
 
     def outputs(self, images: Tensor) -> Tensor:
         """What the substitute makes of images in [0, 1], without gradients."""
@@ -159,19 +153,6 @@ class Alignment:
         return images.clamp(0, 1)
 
 
-def learnt(training: Alignment, options: AttackOptions, seed: int) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
-    """A decoder trained on pairs of the finished substitute.
-
-    Returns:
-        Scaled smashed data -> images in [0, 1], and what is noted of the decoder.
-    """
-    own = training.own
-    fit, validation = (decoder.Pairs(Features(training.outputs, images), images) for images in (own.fit, own.validation))
-    made = decoder.train(fit, validation, chosen=decoder.recipe(options), budget=decoder.plan(options, len(own.fit)), seed=seed,
-                         image_size=own.fit.shape[-1], precision=options.precision, title=f"decoder, seed {seed}")
-    return lambda z: made.reconstruct(z).clamp(0, 1), {"steps": made.steps, "decoder_still_improving": made.still_improving}
-
-
 def attack(view: View, options: AttackOptions, seed: int) -> Guess:
     """Align a substitute with what was collected, and invert the targets by its inverse."""
     collected = view.collected
@@ -186,12 +167,15 @@ def attack(view: View, options: AttackOptions, seed: int) -> Guess:
             bar.advance(mk_mmd=history[-1][0], critic=history[-1][1])
     if not all(map(math.isfinite, history[-1][:2])):
         raise ValueError("the substitute diverged: set a lower --fora.speed")
-    invert, notes = (training.inverted, {}) if training.inverse is not None else learnt(training, options, seed)
+    invert, notes = training.inverted, {}
+    if training.inverse is None:
+        made, _ = decoder.of_outputs(training.outputs, view.aux, options, seed=seed)
+        invert, notes = made.images, made.notes()
     images = view.aux.validation
     own_error = (invert(training.outputs(images)) - images).square().mean().item()
     tenth = max(1, iterations // 10)
     spans = history[-tenth:], history[-2 * tenth : -tenth] or history
     last, before = (torch.tensor(span, dtype=torch.float64).mean(0).tolist() for span in spans)
-    notes |= {"iterations": iterations, "collected": collected.count, "mk_mmd": last[0], "critic_difference": last[1],
+    notes = notes | {"iterations": iterations, "collected": collected.count, "mk_mmd": last[0], "critic_difference": last[1],
               "own_error": own_error, "still_improving": last[0] < (1 - GAIN) * before[0] or last[2] < (1 - GAIN) * before[2]}
     return Guess(invert(training.scale.apply(view.smashed)), None, notes)

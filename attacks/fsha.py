@@ -1,7 +1,8 @@
 """FSHA: a server that sends false gradients until the client's smashed data look like those of a network that it can invert.
 
 Source: Pasquini, Ateniese, Bernaschi, "Unleashing the Tiger", CCS 2021 (arXiv 2012.02670), algorithm 1. The published gradient penalty
-takes its norm over two of the three axes of an activation; here it is over all of them.
+takes its norm over two of the three axes of an activation; here it is over all of them. The defaults are those with which a critic with
+gradient penalty is trained elsewhere (Gulrajani et al. 2017), not the published ones, which need 10,000 steps; each is a flag.
 
 Symbol key: f the attacked client, f~ the attacker's pilot, f~^-1 its inverse, D the critic, x_pub own images, z = f(x_priv).
     f~, f~^-1 <- descend |f~^-1(f~(x_pub)) - x_pub|^2;   D <- descend mean D(f~(x_pub)) - mean D(z) + penalty (|grad D| - 1)^2
@@ -30,9 +31,11 @@ class HijackOptions:
     """The malicious server."""
 
     clients: tuple[int, ...] = fields.field((0,), "attacked clients; the others get their true gradients", low=0)
-    lr: float = fields.field(1e-4, "Adam's rate of pilot and inverse (published 1e-5, for 10,000 steps)", above=0)
-    critic_lr: float = fields.field(3e-4, "Adam's rate of the critic (published 1e-4)", above=0)
-    penalty: float = fields.field(500.0, "weight of the gradient penalty", low=0)
+    lr: float = fields.field(1e-3, "Adam's rate of pilot and inverse (published 1e-5, for 10,000 steps)", above=0)
+    critic_lr: float = fields.field(2e-3, "Adam's rate of the critic (published 1e-4)", above=0)
+    critic_momentum: float = fields.field(0.0, "Adam's first beta of the critic (published 0.9, with which it turns in circles)", low=0,
+                                          high=0.999)
+    penalty: float = fields.field(10.0, "weight of the gradient penalty (published 500)", low=0)
     width: int = fields.field(64, "channels of its networks", low=2)
     batch_size: int = fields.field(64, "own images a step", low=2)
     inner: int = fields.field(1, "steps of pilot and critic for each step of the client", low=1)
@@ -121,7 +124,9 @@ class FSHA:
         self.inverse = decoder.build(shape, generator("inverse"), image_size=size, blocks=2, channels=width).to(self.device)
         self.critic = built(Critic(shape, width=width), generator("critic"), self.device)
         self._pilot_steps = torch.optim.Adam([*self.pilot.parameters(), *self.inverse.parameters()], lr=self.options.lr)
-        self._critic_steps = torch.optim.Adam(self.critic.parameters(), lr=self.options.critic_lr)
+        momentum = self.options.critic_momentum
+        betas = (momentum, 0.999 if momentum else 0.9)
+        self._critic_steps = torch.optim.Adam(self.critic.parameters(), lr=self.options.critic_lr, betas=betas)
 
     def _step(self, z: Tensor) -> Tensor:
         """Train pilot, inverse and critic, then the gradient of mean D(z) with respect to z."""

@@ -30,7 +30,7 @@ METHODS: dict[str, Method] = {
                    cost="slow", source="PCAT (USENIX Security 2023)",
                    options=(*_SETS, "budget", "seeds", "seed", "precision", "decoder", "pcat")),
     "sdar": Method(sdar.attack, needs=("smashed", "architecture", "server_model", "server_training", "aux"), labelled=("aux_labels",),
-                   seeded=True, cost="slow", source="SDAR (NDSS 2025)", options=(*_SETS, "budget", "seeds", "seed", "decoder", "sdar")),
+                   seeded=True, cost="slow", source="SDAR (NDSS 2025)", options=(*_DECODER, "sdar")),
 }
 """Name -> attack, what it needs, what it costs and where it is from; `attacks.api.METHODS` has the names alone."""
 

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from attacks import decoder
 from attacks.api import AttackOptions, Guess
-from attacks.features import Features
 from attacks.simulator import Simulator
 from attacks.substitute import channels_last
 from attacks.view import OwnImages, ServerLoss, View
@@ -150,11 +149,7 @@ def attack(view: View, options: AttackOptions, seed: int) -> Guess:
                 bar.advance(server_loss=history[-1])
     if not math.isfinite(history[-1]):
         raise ValueError("the pseudo-client diverged: set a lower --pcat.speed")
-    fit, validation = (decoder.Pairs(Features(simulator.smashed, images), images) for images in (own.fit, own.validation))
-    strong = replace(options, preset="strong")
-    training = decoder.train(fit, validation, chosen=decoder.recipe(strong), budget=decoder.plan(strong, len(own.fit)), seed=seed,
-                             image_size=own.fit.shape[-1], precision=options.precision, title=f"decoder, seed {seed}")
-    own_error = training.error(validation)
+    training, own_error = decoder.of_outputs(simulator.smashed, own, replace(options, preset="strong"), seed=seed)
     cycle = fine_tune(training.model, simulator, view.smashed, steps=chosen.tune)
     if not all(map(math.isfinite, cycle)):
         raise ValueError("the decoder diverged while it was fine-tuned through the pseudo-client: set --pcat.tune 0")
@@ -164,4 +159,4 @@ def attack(view: View, options: AttackOptions, seed: int) -> Guess:
     notes = {"iterations": iterations, "server_moments": count, "server_loss": last, "own_error": own_error,
              "cycle_error": [cycle[0], cycle[-1]] if cycle else None, "steps": training.steps,
              "still_improving": last < (1 - GAIN) * before or training.still_improving}
-    return Guess(training.reconstruct(view.smashed).clamp(0, 1), None, notes)
+    return Guess(training.images(view.smashed), None, notes)

@@ -8,7 +8,13 @@ run is supervised). It trains a simulator e with weights of its own, two discrim
     d:     MSE(d(e(x)), x) + l2 BCE(Dis_d(d(z)), 1)
     Dis_d: BCE(Dis_d(x), 1) + BCE(Dis_d(d(z)), 0)
 
-Adam 1e-3 (e), 5e-4 (d), l1 1e-3 (Dis_e), l2 5e-4 (Dis_d), l1 0.04, l2 1e-5, batches of 128, 20 000 iterations.
+`published`: Adam 1e-3 (e), 5e-4 (d), l1 1e-3 (Dis_e), l2 5e-4 (Dis_d), l1 0.04, l2 1e-5, batches of 128, 20 000 iterations.
+
+`strong` (default): the critic of `attacks.fora` in the place of Dis_e, and its Adam 2e-3 for both, falling to 0 as a cosine:
+
+    e:     server loss of e(x) + mean D(e(x));   D: mean D(z) - mean D(e(x)) + 10 (||slope of D|| - 1)^2
+
+and then the decoder of `attacks.decoder` on pairs (e(x), x), with its budgets.
 
 Source: Zhu et al., "Passive Inference Attacks on Split Learning via Adversarial Regularization", NDSS 2025 (arXiv 2310.10483).
 Deviations: the server's half is that of the checkpoint (the published attack trains along with it); discriminators and decoder see no
@@ -19,16 +25,18 @@ both kinds in one batch; the form without labels is this project's.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks import decoder
-from attacks.api import AttackOptions, Guess
+from attacks.api import AttackOptions, Guess, SdarOptions
 from attacks.simulator import Simulator
 from attacks.substitute import Critic, Scale, built, channels_last
 from attacks.view import Architecture, Collected, OwnImages, ServerLoss, View
+from attacks.wasserstein import BETAS, RATE, Wasserstein, cosine
 from ssl_split import rng
 from ssl_split.display import progress
 from ssl_split.models.decoder import build
@@ -36,7 +44,7 @@ from ssl_split.models.decoder import build
 BUDGETS = {"quick": 1000, "standard": 5000, "paper": 20_000}
 """Iterations."""
 RATES = {"simulator": 1e-3, "decoder": 5e-4}
-"""A discriminator's rate is that of what it judges times its weight there."""
+"""Published. A discriminator's rate is that of what it judges times its weight there."""
 MEASURED = 256
 """Collected data from which mean and deviation are taken."""
 GAIN = 0.01
@@ -48,7 +56,7 @@ def judged_as(logits: Tensor, real: float) -> Tensor:
 
 
 class Simulation:
-    """Simulator, decoder and their discriminators while they are trained.
+    """The preset `published` while it is trained: simulator, decoder and their discriminators.
 
     Args:
         known: Shape of the client.
@@ -126,24 +134,73 @@ class Simulation:
         return (self.reconstruct(self.simulator.smashed(images)) - images).square().mean().item()
 
 
+class Aligned:
+    """The preset `strong` while it is trained: a simulator that satisfies the server, and whose outputs the critic takes for the clients'.
+
+    Args:
+        known: Shape of the client.
+        server: The server's loss.
+        own: The attacker's images.
+        labels: Of those it fits on, `(n,)`; None without.
+        collected: What the server has seen.
+        chosen: Rates, width and batch size.
+        iterations: That there will be.
+        seed: Of weights and batches.
+    """
+
+    def __init__(self, known: Architecture, server: ServerLoss, *, own: OwnImages, labels: Tensor | None, collected: Collected,
+                 chosen: SdarOptions, iterations: int, seed: int) -> None:
+        self.server, self.own, self.labels, self.collected, self.chosen = server, own, labels, collected, chosen
+        rate = chosen.speed * RATE
+        self.simulator = Simulator(known, lr=rate, betas=BETAS, seed=seed, purpose="sdar")
+        first = collected.take(torch.arange(min(MEASURED, collected.count)))
+        self.scale, self.iterations, self.done = Scale.of(first), iterations, 0
+        self.critic = Wasserstein(tuple(first.shape[1:]), width=chosen.width, generator=rng.generator(seed, "sdar critic of z"),
+                                  device=own.fit.device, rate=rate)
+
+    def iteration(self) -> tuple[float, float, float]:
+        """One step of critic and simulator.
+
+        Returns:
+            The server's loss, the critic's mean difference, and nan: the decoder learns afterwards.
+        """
+        size, share = self.chosen.batch_size, cosine(self.done, self.iterations)
+        batch = self.simulator.batch(self.own, self.simulator.places(len(self.own.fit), size), self.labels)
+        z = channels_last(self.scale.apply(self.collected.take(self.simulator.places(self.collected.count, size))))
+        scaled = self.scale.apply(batch.smashed)
+        difference = self.critic.learn(z, scaled, generator=self.simulator.random, share=share)
+        served = self.server(self.simulator.module, batch, self.simulator.random)
+        self.simulator.step(served + self.critic(scaled), share=share)
+        self.done += 1
+        return served.item(), difference, math.nan
+
+    def outputs(self, images: Tensor) -> Tensor:
+        """Scaled smashed data of images in [0, 1] through the simulator, without gradients."""
+        return self.scale.apply(self.simulator.smashed(images))
+
+
 def attack(view: View, options: AttackOptions, seed: int) -> Guess:
-    """Train simulator and decoder beside the server, and decode the targets."""
-    server, collected = view.server_model, view.collected
+    """Train a simulator and a decoder beside the server, and decode the targets."""
+    server, own, collected = view.server_model, view.aux, view.collected
     if collected.count < 2:
         raise ValueError("sdar needs smashed data of clients' images that are no targets, and all are: set a smaller --targets")
-    training = Simulation(view.architecture, server.moments[-1](), own=view.aux, labels=view.aux_labels if server.supervised else None,
-                          collected=collected, options=options, seed=seed)
-    iterations = options.sdar.iterations or BUDGETS[options.budget]
+    known: dict[str, Any] = {"own": own, "labels": view.aux_labels if server.supervised else None, "collected": collected, "seed": seed}
+    iterations, loss = options.sdar.iterations or BUDGETS[options.budget], server.moments[-1]()
+    training = (Simulation(view.architecture, loss, options=options, **known) if options.preset == "published" else
+                Aligned(view.architecture, loss, chosen=options.sdar, iterations=iterations, **known))
     history: list[tuple[float, float, float]] = []
     with progress(iterations, f"sdar, seed {seed}") as bar:
         for _ in range(iterations):
             history.append(training.iteration())
-            bar.advance(server_loss=history[-1][0], own_error=history[-1][2])
-    if not all(map(math.isfinite, history[-1])):
+            bar.advance(server_loss=history[-1][0], critic=history[-1][1])
+    if not all(map(math.isfinite, history[-1][:2])):
         raise ValueError("the simulator diverged: set a lower --sdar.speed")
     tenth = max(1, iterations // 10)
     spans = history[-tenth:], history[-2 * tenth : -tenth] or history
     last, before = (torch.tensor(span, dtype=torch.float64).mean(0).tolist() for span in spans)
     notes = {"iterations": iterations, "collected": collected.count, "server_loss": last[0], "critic_loss": last[1],
-             "own_error": training.own_error(), "still_improving": last[0] < (1 - GAIN) * before[0] or last[2] < (1 - GAIN) * before[2]}
-    return Guess(training.reconstruct(view.smashed), None, notes)
+             "still_improving": last[0] < (1 - GAIN) * before[0] or last[2] < (1 - GAIN) * before[2]}
+    if isinstance(training, Simulation):
+        return Guess(training.reconstruct(view.smashed), None, notes | {"own_error": training.own_error()})
+    made, own_error = decoder.of_outputs(training.outputs, own, options, seed=seed)
+    return Guess(made.images(training.scale.apply(view.smashed)), None, made.notes() | notes | {"own_error": own_error})

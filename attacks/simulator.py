@@ -16,6 +16,7 @@ class Simulator:
     Args:
         known: Shape of the client.
         lr: Adam's rate.
+        betas: Adam's.
         seed: Of the initial weights, of batches and of a known defence's randomness.
         purpose: Names the attack, whose randomness is its own.
 
@@ -24,13 +25,13 @@ class Simulator:
         weights: What is learnt; empty where the client has no weights (cut 0).
     """
 
-    def __init__(self, known: Architecture, *, lr: float, seed: int, purpose: str) -> None:
-        self.known = known
+    def __init__(self, known: Architecture, *, lr: float, seed: int, purpose: str, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+        self.known, self.lr = known, lr
         self.random = rng.generator(seed, f"{purpose} batches")
         made = known.make(rng.generator(seed, f"{purpose} client").initial_seed() % 2**31)
         self.module = made.to(memory_format=torch.channels_last).train()
         self.weights = [p for p in self.module.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(self.weights, lr) if self.weights else None
+        self.optimiser = torch.optim.Adam(self.weights, lr, betas=betas) if self.weights else None
 
     def places(self, count: int, batch: int) -> Tensor:
         """Random places below `count`, int64 `(batch,)`."""
@@ -48,9 +49,10 @@ class Simulator:
         out: Tensor = self.module(x)
         return self.known.defended(out, x, self.random)
 
-    def step(self, loss: Tensor) -> float:
-        """One step of the client alone: nothing else that the loss goes through gets a gradient."""
+    def step(self, loss: Tensor, *, share: float = 1.0) -> float:
+        """One step of the client alone, at a share of its rate: nothing else that the loss goes through gets a gradient."""
         if self.optimiser is not None:
+            self.optimiser.param_groups[0]["lr"] = share * self.lr
             self.optimiser.zero_grad()
             loss.backward(inputs=self.weights)
             self.optimiser.step()

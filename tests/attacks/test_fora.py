@@ -108,16 +108,15 @@ def test_every_network_learns(options: AttackOptions) -> None:
     own = sets.split(AUX)
     offers = Victim(nn.Identity(), seen=SEEN).offers(TARGETS, own)
     made = fora.Alignment(own, offers["server_training"], options, shape=(3, 12, 12), iterations=21, seed=0)
-    before = {name: [p.detach().clone() for p in getattr(made, name).parameters()] for name in made.rates}
-    first = made.iteration()
-    assert [o.param_groups[0]["lr"] for o in made.optimisers.values()] == list(made.rates.values())
+    parts = {"substitute": made.substitute, "critic": made.critic.critic} | ({} if made.inverse is None else {"inverse": made.inverse})
+    before = {name: [p.detach().clone() for p in part.parameters()] for name, part in parts.items()}
+    first, chosen = made.iteration(), fora.PRESETS[options.preset]
+    assert (made.optimiser.param_groups[0]["lr"], made.critic.optimiser.param_groups[0]["lr"]) == (chosen.rate, chosen.critic_rate)
     for _ in range(20):
         last = made.iteration()
     share = (1 + math.cos(math.pi * 20 / 21)) / 2 if options is SMALL else 1
-    assert made.optimisers["critic"].param_groups[0]["lr"] == pytest.approx(share * fora.PRESETS[options.preset].rates["critic"])
-    assert set(made.rates) == {"substitute", "critic"} | (set() if options is SMALL else {"inverse"})
-    if options is PUBLISHED:
-        assert last[2] < first[2]
+    assert made.critic.optimiser.param_groups[0]["lr"] == pytest.approx(share * chosen.critic_rate)
+    assert (options is PUBLISHED) == (made.inverse is not None) == (last[2] < first[2])
     for name, values in before.items():
-        moved = [not torch.equal(p, q) for p, q in zip(getattr(made, name).parameters(), values, strict=True)]
+        moved = [not torch.equal(p, q) for p, q in zip(parts[name].parameters(), values, strict=True)]
         assert moved.count(False) <= (name == "critic"), name  # a constant added to a critic changes no difference

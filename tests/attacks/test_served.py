@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -95,9 +96,9 @@ def test_label_aligned_batches() -> None:
         pcat.shared_classes(torch.tensor([2, 3]), labels)
 
 
-@pytest.mark.parametrize("method", ["pcat", "sdar"])
+@pytest.mark.parametrize(("method", "preset"), [("pcat", "strong"), ("sdar", "strong"), ("sdar", "published")])
 @pytest.mark.parametrize("make", [lambda: Classifying(_server()), _contrasting])
-def test_server_and_clients_stay_as_they_are_and_only_the_declared_is_read(method: str, make: Callable[[], Any]) -> None:
+def test_server_and_clients_stay_as_they_are_and_only_the_declared_is_read(method: str, preset: str, make: Callable[[], Any]) -> None:
     """Weights and running statistics are bitwise the same after an attack; its view holds what it declares for this kind of run."""
     loss: Any = make()
     supervised = isinstance(loss, Classifying)
@@ -105,7 +106,7 @@ def test_server_and_clients_stay_as_they_are_and_only_the_declared_is_read(metho
     before = [{k: v.clone() for k, v in half.state_dict().items()} for half in halves]
     model = ServerModel((lambda: loss, lambda: loss), supervised)
     view, ((found, _),) = guesses(_victim(model), TARGETS, own=sets.split(AUX), seeds=[0],
-                                  options=AttackOptions(method=method, sdar=SMALL.sdar, pcat=SMALL.pcat, decoder=SMALL.decoder))
+                                  options=dataclasses.replace(SMALL, method=method, preset=preset))
     assert found.images.shape == TARGETS.shape
     assert found.validation_mse is None
     for half, values in zip(halves, before, strict=True):
@@ -166,6 +167,27 @@ def test_pcat_meets_the_kept_servers_oldest_first() -> None:
     found = pcat.attack(view, SMALL, 0)
     assert (loaded, steps) == ([0, 1], [0, 0, 1, 1])
     assert found.notes["server_moments"] == 2
+
+
+def test_the_strong_sdar_teaches_critic_and_simulator() -> None:
+    """Both move, at the cosine's share of the rate, and the outputs that the decoder learns from are in the units of what was collected."""
+    own, model = sets.split(AUX), _victim(ServerModel((lambda: Classifying(_server()),), supervised=True))
+    offers = model.offers(TARGETS, own)
+    made = sdar.Aligned(Architecture(redrawn(CLIENT), lambda x: x, (3, 12, 12)), Classifying(_server()), own=own,
+                        labels=LABELS[~sets.held_out(30)], collected=offers["server_training"], chosen=SMALL.sdar, iterations=2, seed=0)
+    before = {name: [p.detach().clone() for p in part.parameters()] for name, part in _parts(made).items()}
+    first, second = made.iteration(), made.iteration()
+    assert first[:2] != second[:2]
+    assert made.critic.optimiser.param_groups[0]["lr"] == pytest.approx(made.critic.rate / 2)
+    assert made.simulator.optimiser is not None
+    assert made.simulator.optimiser.param_groups[0]["lr"] == pytest.approx(made.simulator.lr / 2)
+    for name, part in _parts(made).items():
+        assert sum(not torch.equal(p, q) for p, q in zip(part.parameters(), before[name], strict=True)) >= len(before[name]) - 1, name
+    torch.testing.assert_close(made.outputs(AUX), made.scale.apply(made.simulator.smashed(AUX)))
+
+
+def _parts(made: sdar.Aligned) -> dict[str, nn.Module]:
+    return {"simulator": made.simulator.module, "critic": made.critic.critic}
 
 
 def test_every_network_of_sdar_learns_and_the_simulator_has_a_known_defence() -> None:
