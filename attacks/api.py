@@ -63,6 +63,7 @@ class ForaOptions:
     """The substitute client."""
 
     iterations: int | None = field(None, "steps (by budget: quick 1000, standard 5000, paper 40000)", low=1)
+    starts: int | None = field(None, "substitutes trained, of which the best aligned counts (strong preset 3, published 1)", low=1)
     width: int = field(64, "channels of substitute and critic", low=1)
     batch_size: int = field(64, "own images, and collected smashed data, in each", low=2)
     speed: float = field(1.0, "times the preset's rates", above=0)

@@ -18,7 +18,7 @@ from attacks.view import CapabilityError, View
 
 RANDOM = torch.Generator().manual_seed(0)
 TARGETS, AUX, SEEN = (torch.rand(n, 3, 12, 12, generator=RANDOM) for n in (4, 30, 40))
-SMALL = AttackOptions(method="fora", fora=ForaOptions(iterations=3, width=4, batch_size=8),
+SMALL = AttackOptions(method="fora", fora=ForaOptions(iterations=3, width=4, batch_size=8, starts=2),
                       decoder=DecoderOptions(blocks=0, channels=4, steps=2))
 PUBLISHED = dataclasses.replace(SMALL, preset="published")
 
@@ -96,6 +96,9 @@ def test_it_sees_smashed_data_of_others_and_no_client() -> None:
     assert found.images.shape == TARGETS.shape
     assert found.validation_mse is None
     assert found.notes["collected"] == 40
+    distances = found.notes["mk_mmd_of_starts"]
+    assert len(set(distances)) == 2
+    assert found.notes["mk_mmd"] == distances[found.notes["start"]] == min(distances)
     with pytest.raises(CapabilityError, match="fora needs server_training"):
         reconstruct(client, TARGETS, AUX, method="fora")
     with pytest.raises(ValueError, match="private images are targets"):
