@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import piq
 import torch
 from torch import Tensor, nn
 
@@ -160,6 +159,8 @@ class Training:
         out = out.float()
         error = (out - x).square().mean()
         if self.chosen.loss == "mse_ssim":
+            import piq  # here, because it imports torch's compiler, which takes seconds
+
             error = error + SSIM_WEIGHT * (1 - piq.ssim(out, x, data_range=1.0, downsample=False))
         return error
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import piq
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -84,6 +83,8 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     check(x, y)
     if min(x.shape[-2:]) < SSIM_SIDE:
         raise ValueError(f"images of {x.shape[-1]} pixels have no SSIM: its window is {SSIM_SIDE} pixels wide")
+    import piq  # here and below, because it imports torch's compiler, which takes seconds that no --help should
+
     found: Tensor = piq.ssim(x, y, kernel_size=SSIM_SIDE, kernel_sigma=_SIGMA, data_range=1.0, reduction="none", downsample=False)
     return found
 
@@ -114,18 +115,19 @@ def zero_padded_ssim(x: Tensor, y: Tensor) -> Tensor:
     return (light * (2 * covariance + _C2) / (variance + _C2)).flatten(1).mean(1)
 
 
-EXTRAS: dict[str, Callable[..., Tensor]] = {
-    "gmsd": piq.gmsd, "haarpsi": piq.haarpsi, "fsim": piq.fsim, "vsi": piq.vsi, "mdsi": piq.mdsi, "dss": piq.dss,
-}
-"""Measures without learned weights that exist at 32x32 (MS-SSIM, IW-SSIM, VIF-p and SR-SIM need larger images). 0 is perfect in GMSD
+EXTRAS = ("gmsd", "haarpsi", "fsim", "vsi", "mdsi", "dss")
+"""Measures of piq without learned weights that exist at 32x32 (MS-SSIM, IW-SSIM, VIF-p and SR-SIM need larger images). 0 is perfect in GMSD
 and MDSI, 1 in the others."""
 
 
 def extras(x: Tensor, y: Tensor) -> dict[str, Tensor]:
     """Every measure of `EXTRAS` on each image, `(n,)`; one that does not exist at this size is left out, an undefined value is NaN."""
+    import piq
+
     check(x, y)
     found = {}
-    for name, measure in EXTRAS.items():
+    for name in EXTRAS:
+        measure = getattr(piq, name)
         try:
             parts = zip(x.split(_CHUNK), y.split(_CHUNK), strict=True)
             value = torch.cat([measure(a, b, data_range=1.0, reduction="none") for a, b in parts])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from lightly.models.modules.heads import MoCoProjectionHead
 from torch import Tensor, nn
 
 from ssl_split.models.layers import BatchNorm
@@ -19,6 +18,8 @@ def projection_head(features: int, hidden: int, out: int) -> nn.Module:
         hidden: Hidden units.
         out: Dimensions of a key, the head's output is `(B, out)`.
     """
+    from lightly.models.modules.heads import MoCoProjectionHead  # here, because it imports torch's compiler, which takes seconds
+
     head: nn.Module = MoCoProjectionHead(features, hidden, out)
     return head
 
