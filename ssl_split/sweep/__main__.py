@@ -16,14 +16,15 @@ from ssl_split.report import build as report
 from ssl_split.run import command_line
 from ssl_split.sweep import plan
 from ssl_split.sweep.book import DONE, FAILED, FILE, SKIPPED, Book
-from ssl_split.sweep.execute import execute
+from ssl_split.sweep.execute import execute, slots
 from ssl_split.sweep.jobs import Job, jobs
 
 EPILOG = """\
 Any field of a run is a flag too (see `python -m ssl_split.train --help`) and replaces what the file says; a field that is an axis
 becomes a single value. For example: --data-dir DIR, --device cuda, --seed 0, --max-steps 2 (a trial).
 
-What exists is not run again: start the same command again after Ctrl-C, a failure or a longer list of values."""
+What exists is not run again: start the same command again after Ctrl-C, a failure or a longer list of values. Several sweeps may share
+a directory (--shard in a SLURM array, say): each takes what no other has taken."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,6 +34,11 @@ def parser() -> argparse.ArgumentParser:
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("file", metavar="FILE.yaml", help="sweep file, e.g. configs/sweeps/quick.yaml")
     made.add_argument("--out", metavar="DIR", help="the sweep's directory [sweeps/<name of the file>]")
+    made.add_argument("--jobs", metavar="N", type=int, help="jobs at a time on the processor, which share its cores evenly [1]")
+    made.add_argument("--gpus", metavar="A,B", help="GPUs to use, by number: a job at a time on each")
+    made.add_argument("--runs-per-gpu", metavar="N", type=int, default=1, help="jobs at a time on a GPU [1]")
+    made.add_argument("--shard", metavar="I/N", help="the I-th of N parts of the runs, from 1; the parts may run at once anywhere")
+    made.add_argument("--retries", metavar="N", type=int, default=0, help="how often a job that failed is tried again [0]")
     made.add_argument("--list", action="store_true", help="print the commands and how each job stands, and run nothing")
     made.error = _refuse  # type: ignore[method-assign, assignment]
     return made
@@ -55,7 +61,8 @@ def main(argv: Sequence[str]) -> int:
     known, rest = parser().parse_known_args(list(argv))
     sweep = plan.read(known.file, overrides=overrides(rest))
     directory = Path(known.out or Path("sweeps") / sweep.name)
-    work = jobs(sweep, directory)
+    places = slots(jobs=known.jobs, gpus=[g for g in (known.gpus or "").split(",") if g], per_gpu=known.runs_per_gpu)
+    work = shard(jobs(sweep, directory), known.shard)
     if known.list:
         return show(work)
     text = configuration.find(known.file).read_text(encoding="utf-8")
@@ -63,14 +70,35 @@ def main(argv: Sequence[str]) -> int:
     header = {"name": sweep.name, "question": sweep.question, "command": command_line(),
               "axes": {k: list(v) for k, v in sweep.axes.items()}}
     book = Book(directory, work, header)
-    print(f"sweep {sweep.name}: {len(work)} jobs ({len(sweep.cells)} trainings, {len(sweep.stages)} stages each) in {directory}",
-          file=sys.stderr, flush=True)
+    trainings = sum(job.stage is None for job in work)
+    print(f"sweep {sweep.name}: {len(work)} jobs ({trainings} trainings, {len(sweep.stages)} stages each) in {directory}"
+          + (f", {len(places)} at a time" if len(places) > 1 else ""), file=sys.stderr, flush=True)
     try:
-        execute(work, book)
+        execute(work, book, places=places, retries=known.retries)
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on, and `python -m ssl_split.report {directory}` shows what there is", file=sys.stderr)
         return 130
     return finish(book, work)
+
+
+def shard(work: Sequence[Job], part: str | None) -> list[Job]:
+    """The jobs of every N-th run, trainings with their stages; all of them without a part.
+
+    Args:
+        work: All jobs.
+        part: `I/N`, I from 1 to N.
+
+    Raises:
+        ValueError: no such part.
+    """
+    if part is None:
+        return list(work)
+    first, _, count = part.partition("/")
+    if not (first.isdigit() and count.isdigit() and 1 <= int(first) <= int(count)):
+        raise ValueError(f"--shard {part} is not I/N with I from 1 to N, such as 3/16")
+    runs = list(dict.fromkeys(job.run for job in work))
+    mine = set(runs[int(first) - 1 :: int(count)])
+    return [job for job in work if job.run in mine]
 
 
 def finish(book: Book, work: Sequence[Job]) -> int:

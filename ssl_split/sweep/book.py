@@ -1,10 +1,14 @@
-"""The job list on disk: `jobs.json` in the sweep's directory says what every job is, how it stands and how long it took."""
+"""The job list on disk: `jobs.json` in the sweep's directory says what every job is, how it stands and how long it took.
+
+Sweeps that share the directory share the file: each writes the states that it has set, and keeps those of the others.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -32,18 +36,22 @@ class Book:
 
     def restore(self) -> None:
         """Take durations over from an earlier start; states are judged anew by the files that exist."""
-        file = self.directory / FILE
-        try:
-            earlier = {e["key"]: e for e in read_json(file)["jobs"]} if file.is_file() else {}
-        except (ValueError, KeyError, TypeError):
-            earlier = {}
+        earlier = self._written()
         for key, entry in self.entries.items():
             entry["seconds"] = earlier.get(key, {}).get("seconds")
+
+    def _written(self) -> dict[str, dict[str, Any]]:
+        """What the file says, by key."""
+        file = self.directory / FILE
+        try:
+            return {e["key"]: e for e in read_json(file)["jobs"]} if file.is_file() else {}
+        except (ValueError, KeyError, TypeError):
+            return {}
 
     def set(self, job: Job, state: str, *, reason: str | None = None, seconds: float | None = None, pid: int | None = None) -> None:
         """Note how a job stands, and write the file."""
         self.note(job, state, reason=reason, seconds=seconds, pid=pid)
-        self.write()
+        self.write({job.key})
 
     def note(self, job: Job, state: str, *, reason: str | None = None, seconds: float | None = None, pid: int | None = None) -> None:
         """Note how a job stands; `write` puts it on disk."""
@@ -54,9 +62,21 @@ class Book:
         result = job.result() if state == DONE else None
         entry["result"] = relative(result, self.directory) if result else None
 
-    def write(self) -> None:
-        """Write `jobs.json`."""
-        write_json(self.directory / FILE, {**self.header, "results_version": RESULTS_VERSION, "jobs": list(self.entries.values())})
+    def write(self, changed: Collection[str]) -> None:
+        """Write `jobs.json`: this sweep's jobs, then those of others that are in it.
+
+        Args:
+            changed: Keys of jobs that stand as this sweep says; of others that wait here, another sweep may know more.
+        """
+        with _alone(self.directory / ".jobs.lock"):
+            written, jobs = self._written(), []
+            for key, entry in self.entries.items():
+                elsewhere = written.get(key, {})
+                if key not in changed and entry["state"] == WAITING:
+                    entry = {**entry, **_standing(elsewhere)}
+                jobs.append({**entry, "seconds": elsewhere.get("seconds")} if entry["seconds"] is None else entry)
+            jobs += [entry for key, entry in written.items() if key not in self.entries]
+            write_json(self.directory / FILE, {**self.header, "results_version": RESULTS_VERSION, "jobs": jobs})
 
     def state(self, key: str) -> str:
         """How a job stands."""
@@ -66,17 +86,46 @@ class Book:
         """How many jobs stand how."""
         return Counter(e["state"] for e in self.entries.values())
 
-    def seconds_left(self) -> float | None:
-        """Time for the jobs that are left, from the mean duration of their sort; None before anything was measured."""
+    def _measured(self) -> dict[str, list[float]]:
+        """Seconds of the jobs that are done, by sort."""
         measured: dict[str, list[float]] = {}
         for e in self.entries.values():
             if e["state"] == DONE and e["seconds"] is not None:
                 measured.setdefault(e["sort"], []).append(e["seconds"])
+        return measured
+
+    def expected(self) -> dict[str, float]:
+        """Seconds that each job takes: as it did before, else the mean of its sort, else of all; 1 before anything was measured."""
+        means = {sort: fmean(group) for sort, group in self._measured().items()}
+        overall = fmean(means.values()) if means else 1.0
+        return {key: e["seconds"] if e["seconds"] is not None else means.get(e["sort"], overall) for key, e in self.entries.items()}
+
+    def seconds_left(self) -> float | None:
+        """Time for the jobs that are left, one after another, from the mean duration of their sort; None before anything was measured."""
+        measured = self._measured()
         if not measured:
             return None
         overall = fmean([s for group in measured.values() for s in group])
         left = [e for e in self.entries.values() if e["state"] in (WAITING, RUNNING)]
         return sum(fmean(measured[e["sort"]]) if e["sort"] in measured else overall for e in left)
+
+
+def _standing(entry: dict[str, Any]) -> dict[str, Any]:
+    """Of an entry what changes while a job runs."""
+    return {k: entry[k] for k in ("state", "reason", "seconds", "pid", "result") if k in entry}
+
+
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Keep other sweeps from writing the job list (not on Windows)."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _entry(job: Job, directory: Path) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from ssl_split.sweep.__main__ import shard
 from ssl_split.sweep.book import DONE, FAILED, SKIPPED, WAITING, Book
-from ssl_split.sweep.execute import execute
+from ssl_split.sweep.execute import cores, execute, slots
 from ssl_split.sweep.jobs import Job
 from ssl_split.sweep.plan import Stage
 
@@ -121,38 +122,131 @@ def test_a_stop_ends_the_child_and_the_next_start_goes_on(tmp_path: Path, number
     assert starts(first) == 1
 
 
-def test_two_sweeps_do_not_share_a_directory(tmp_path: Path) -> None:
-    fcntl = pytest.importorskip("fcntl")
-    with (tmp_path / ".lock").open("w") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match="another sweep"):
-            run(tmp_path, [training(tmp_path, "a")])
-    assert run(tmp_path, [training(tmp_path, "a")]).count() == {DONE: 1}
+WAIT = "import time;" + COUNT + "(p / 'ready').write_text(''); [time.sleep(0.02) for _ in iter(lambda: (p / 'go').exists(), True)];"
+"""A job that begins, and ends when it is told to."""
+FINISH_LATER = WAIT + "(p / 'result.json').write_text('{{\"finished\": true}}')"
 
 
-def test_a_child_that_outlives_its_sweep_keeps_the_directory(tmp_path: Path) -> None:
-    """The sweep is killed (kill -9) in the middle of a job: nothing may start beside the child that is left, and later everything may."""
+def until(file: Path) -> None:
+    """Wait for a file."""
+    for _ in range(3000):
+        if file.exists():
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{file} never came")
+
+
+def test_two_sweeps_share_a_directory(tmp_path: Path) -> None:
+    """A sweep leaves a job to the one that has taken it, does the others, and goes on with what needs it when it is done; the job list
+    of both has every state."""
     pytest.importorskip("fcntl")
-    job = training(tmp_path, "a", COUNT + "(p / 'ready').write_text(''); import time; time.sleep(60)")
+    slow, own = training(tmp_path, "slow", FINISH_LATER), training(tmp_path, "own")
+    other = training(tmp_path, "other")
+    first = threading.Thread(target=run, args=(tmp_path, [slow, other]))
+    first.start()
+    until(slow.run / "ready")
+    work = [slow, probe(slow), own]
+    second = threading.Thread(target=lambda: books.append(run(tmp_path, work)))
+    books: list[Book] = []
+    second.start()
+    until(own.run / "result.json")
+    assert states(tmp_path)["slow"] == "running"
+    (slow.run / "go").write_text("")
+    first.join()
+    second.join()
+    assert books[0].count() == {DONE: 3}
+    assert starts(slow) == 2  # the training and its probe, once each
+    assert states(tmp_path) == {"slow": DONE, "slow--probe-knn": DONE, "own": DONE, "other": DONE}
+    seconds = {e["key"]: e["seconds"] for e in json.loads((tmp_path / "jobs.json").read_text())["jobs"]}
+    assert all(s > 0 for s in seconds.values())
+
+
+def test_a_child_that_outlives_its_sweep_is_waited_for(tmp_path: Path) -> None:
+    """The sweep is killed (kill -9) in the middle of a job: the next one takes over what its child makes."""
+    pytest.importorskip("fcntl")
+    job = training(tmp_path, "a", FINISH_LATER)
     program = ("import pathlib; from ssl_split.sweep.book import Book; from ssl_split.sweep.execute import execute;"
                f"from ssl_split.sweep.jobs import Job; r = pathlib.Path({str(job.run)!r}); o = pathlib.Path({str(tmp_path)!r});"
                f"w = [Job('a', 'train a', 'train', {{}}, r, {job.words!r})]; execute(w, Book(o, w, {{}}))")
     with subprocess.Popen([sys.executable, "-c", program]) as sweep:
-        while not (job.run / "ready").exists():
-            time.sleep(0.02)
+        until(job.run / "ready")
         sweep.kill()
-    with pytest.raises(ValueError, match="a job it left behind"):
-        run(tmp_path, [training(tmp_path, "a")])
-    left = json.loads((tmp_path / "jobs.json").read_text())["jobs"][0]
-    assert left["state"] == "running"
-    os.kill(left["pid"], signal.SIGKILL)
-    for _ in range(500):  # until the system has taken the child away
-        try:
-            assert run(tmp_path, [training(tmp_path, "a")]).count() == {DONE: 1}
-            break
-        except ValueError:
-            time.sleep(0.02)
+    again = threading.Thread(target=run, args=(tmp_path, [job]))
+    again.start()
+    time.sleep(0.3)
+    assert states(tmp_path) == {"a": "running"}
+    (job.run / "go").write_text("")
+    again.join()
     assert states(tmp_path) == {"a": DONE}
+    assert starts(job) == 1
+
+
+def test_several_jobs_run_at_a_time_each_bound_to_its_place(tmp_path: Path) -> None:
+    """Two places, three trainings that each end only when a second has begun; a stage does not start before its training is done."""
+    code = (COUNT + "import os, time; (p / 'ready').write_text(os.environ['OMP_NUM_THREADS'] + os.environ['CUDA_VISIBLE_DEVICES']);"
+            "[time.sleep(0.02) for _ in iter(lambda: len(list(p.parent.glob('*/ready'))) > 1, True)];"
+            "(p / 'result.json').write_text('{{\"finished\": true}}')")
+    trains = [training(tmp_path, name, code) for name in "abc"]
+    work = [*trains, *(probe(t) for t in trains)]
+    book = Book(tmp_path, work, {})
+    execute(work, book, places=slots(gpus=["3"], per_gpu=2))
+    assert book.count() == {DONE: 6}
+    assert {(t.run / "ready").read_text()[-1] for t in trains} == {"3"}
+    assert all(starts(t) == 2 for t in trains)
+
+
+def test_places() -> None:
+    threads = str(max(1, cores() // 2))
+    assert [s.environment for s in slots()] == [{}]
+    assert [s.environment["OMP_NUM_THREADS"] for s in slots(jobs=2)] == [threads, threads]
+    found = slots(gpus=["0", "1"], per_gpu=2)
+    assert [(s.name, s.environment["CUDA_VISIBLE_DEVICES"]) for s in found] == [
+        ("GPU 0 (1)", "0"), ("GPU 1 (1)", "1"), ("GPU 0 (2)", "0"), ("GPU 1 (2)", "1")]
+    for wrong in ({"jobs": 0}, {"gpus": ["0"], "per_gpu": 0}, {"jobs": 2, "gpus": ["0"]}):
+        with pytest.raises(ValueError, match="at least one job|give one of them"):
+            slots(**wrong)  # type: ignore[arg-type]
+
+
+def test_longest_jobs_go_first(tmp_path: Path) -> None:
+    """By what they took before, with what waits for them: b (1 s and a probe of 9 s), c (5 s), a (2 s)."""
+    code = COUNT + "import time; (p.parent / 'order').open('a').write(p.name); (p / 'result.json').write_text('{{\"finished\": true}}')"
+    trains = [training(tmp_path, name, code) for name in "abc"]
+    work = [*trains, probe(trains[1])]
+    book = Book(tmp_path, work, {})
+    for key, seconds in (("a", 2.0), ("b", 1.0), ("c", 5.0), ("b--probe-knn", 9.0)):
+        book.entries[key]["seconds"] = seconds
+    book.write(book.entries)
+    two = slots(jobs=2)
+    assert book.expected()["b"] == 1.0
+    execute(work, Book(tmp_path, work, {}), places=two)
+    assert sorted((tmp_path / "runs" / "order").read_text()[:2]) == ["b", "c"]
+
+
+def test_a_failed_job_is_tried_again_as_often_as_told(tmp_path: Path) -> None:
+    job = training(tmp_path, "a", COUNT + "len((p / 'starts').read_text()) > 2 or sys.exit('error: not yet');" + FINISH.removeprefix(COUNT))
+    book = Book(tmp_path, [job], {})
+    execute([job], book, retries=1)
+    assert (book.entries["a"]["state"], book.entries["a"]["reason"]) == (FAILED, "not yet")
+    assert starts(job) == 2
+    execute([job], Book(tmp_path, [job], {}), retries=1)
+    assert states(tmp_path) == {"a": DONE}
+
+
+def test_a_killed_job_says_so(tmp_path: Path) -> None:
+    book = run(tmp_path, [training(tmp_path, "a", COUNT + "import os, signal; print('at work'); os.kill(os.getpid(), signal.SIGKILL)")])
+    assert book.entries["a"]["reason"] == "killed by SIGKILL: the system may have run out of memory"
+
+
+def test_shards_are_all_runs_once(tmp_path: Path) -> None:
+    trains = [training(tmp_path, name) for name in "abcde"]
+    work = [job for t in trains for job in (t, probe(t))]
+    parts = [shard(work, f"{i}/3") for i in (1, 2, 3)]
+    assert sorted(j.key for part in parts for j in part) == sorted(j.key for j in work)
+    assert [j.key for j in parts[1]] == ["b", "b--probe-knn", "e", "e--probe-knn"]
+    assert shard(work, None) == work
+    for wrong in ("0/3", "4/3", "x", "1"):
+        with pytest.raises(ValueError, match="is not I/N"):
+            shard(work, wrong)
 
 
 def test_time_left_comes_from_the_same_sort_of_job(tmp_path: Path) -> None:
