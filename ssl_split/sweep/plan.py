@@ -7,6 +7,8 @@
     arms:                                              # named sets of fields, one after another at every place of the axes
       as published: {}
       one sync a round: {syncs_per_round: 1}
+    conditions:                                        # runs that match `if` and not `then` are left out
+      - {if: {algorithm: mocosfl}, then: {cut: [1, 7]}}
     stages:                                            # after each training
       - {probe: linear}
       - {attack: decoder, preset: published}
@@ -28,8 +30,11 @@ from typing import Any
 from ssl_split import config as configuration
 from ssl_split import fields
 from ssl_split.config import Config
+from ssl_split.sweep import conditions
 
-KEYS = ("question", "config", "fixed", "axes", "arms", "stages")
+_DEFAULTS = fields.to_dict(Config())
+
+KEYS = ("question", "config", "fixed", "axes", "arms", "conditions", "stages")
 ARM = "arm"
 """Name of the arms' place, beside the axes."""
 
@@ -188,7 +193,10 @@ def read(path: str | Path, *, overrides: Mapping[str, Any] | None = None) -> Swe
     if both:
         raise ValueError(f"{both[0]} is both fixed and an axis: keep one of the two")
     arms = _arms(values.get("arms") or {}, axes)
-    cells = tuple(_cells(str(base), fixed, axes, arms, over))
+    rules = conditions.read(values.get("conditions") or [], check=lambda test, what: _known(test, [*paths(Config), ARM], what))
+    cells = tuple(_cells(str(base), fixed, axes, arms, over, rules))
+    if not cells:
+        raise ValueError(f"the conditions of {file.name} leave no run")
     stages = tuple(_stage(s) for s in _list(values.get("stages") or [], "stages"))
     for stage in stages:
         if stages.count(stage) > 1:
@@ -256,8 +264,8 @@ def _arms(values: Any, axes: Mapping[str, tuple[Any, ...]]) -> dict[str, dict[st
 
 
 def _cells(base: str, fixed: Mapping[str, Any], axes: Mapping[str, tuple[Any, ...]], arms: Mapping[str, Mapping[str, Any]],
-           over: Mapping[str, Any]) -> list[Cell]:
-    """The first axis turns slowest, arms fastest; a field given as a flag replaces that of an arm too."""
+           over: Mapping[str, Any], rules: Sequence[conditions.Condition]) -> list[Cell]:
+    """The first axis turns slowest, arms fastest; a field given as a flag replaces that of an arm too; `rules` leave places out."""
     start = fields.read_yaml(configuration.find(base))
     cells: list[Cell] = []
     seen: dict[str, Mapping[str, Any]] = {}
@@ -265,7 +273,10 @@ def _cells(base: str, fixed: Mapping[str, Any], axes: Mapping[str, tuple[Any, ..
         place = dict(zip(axes, values, strict=True))
         flags = {**fixed, **place, **{k: v for k, v in arms[arm].items() if k not in over}}
         place |= {ARM: arm} if arm else {}
-        made = configuration.from_dict(fields.merge(start, nest(flags)))
+        merged = fields.merge(start, nest(flags))
+        if not all(rule.keeps({**flatten(fields.merge(_DEFAULTS, merged)), ARM: arm}) for rule in rules):
+            continue
+        made = configuration.from_dict(merged)
         check_network(made)
         if made.fingerprint in seen:
             raise ValueError(f"{place} and {dict(seen[made.fingerprint])} are one and the same run: an axis or arm holds a field that "

@@ -63,6 +63,28 @@ def test_arms_replace_fixed_fields_at_every_place_and_yield_to_flags(tmp_path: P
     assert settings == ["plain", "1 of 5"] * 4
 
 
+def test_conditions_leave_places_out(tmp_path: Path) -> None:
+    """mocosfl at cut 1 alone; an arm with one seed; fields of sections, of the base file and defaults count too."""
+    axes = {"seed": [0, 1], "algorithm": ["mocosfl", "monacosfl"], "cut": [1, 13]}
+    arms = {"plain": {}, "noise": {"defence": "gaussian", "gaussian.sigma": 2.0}}
+    rules = [{"if": {"algorithm": "mocosfl"}, "then": {"cut": 1}}, {"if": {"arm": "noise"}, "then": {"seed": [0]}},
+             {"if": {"gaussian.sigma": [2.0], "width": 0.125}, "then": {"cut": [1, 7]}}]
+    found = {(c.place["seed"], c.place["algorithm"], c.place["cut"], c.place["arm"])
+             for c in plan.read(write(tmp_path, axes=axes, arms=arms, conditions=rules)).cells}
+    whole = {(s, a, c, r) for s in (0, 1) for a in axes["algorithm"] for c in (1, 13) for r in arms}
+    assert found == {(s, a, c, r) for s, a, c, r in whole if (a != "mocosfl" or c == 1) and (r != "noise" or (s == 0 and c == 1))}
+    none = [{"if": {"cut": [1, 13]}, "then": {"dataset": "cifar100"}}]
+    with pytest.raises(ValueError, match="leave no run"):
+        plan.read(write(tmp_path, axes=axes, conditions=none))
+
+
+def test_what_a_condition_leaves_out_may_be_impossible(tmp_path: Path) -> None:
+    """A cut that one network has and another has not."""
+    file = write(tmp_path, axes={"arch": ["resnet18", "mlp"], "cut": [2, 13]}, fixed={"rounds": 2}, stages=None,
+                 conditions=[{"if": {"arch": "mlp"}, "then": {"cut": 2}}, {"if": {"arch": "resnet18"}, "then": {"cut": 13}}])
+    assert [(c.config.arch, c.config.cut) for c in plan.read(file).cells] == [("resnet18", 13), ("mlp", 2)]
+
+
 def test_commands_set_what_the_file_says(tmp_path: Path) -> None:
     """The flags of each command, parsed as the training parses them, give the run directory that the job waits for."""
     work = [j for j in jobs(plan.read(write(tmp_path)), tmp_path / "out") if j.stage is None]
@@ -99,6 +121,9 @@ def test_values_as_flags(value: Any, words: list[str]) -> None:
     ({"arms": {"one": {"cut": 1}}}, "both an axis and in the arm"),
     ({"arms": {"one": {}, "two": {}}}, "one and the same run"),
     ({"arms": ["one"]}, "arms must hold"),
+    ({"conditions": "cut"}, "conditions must be a list"),
+    ({"conditions": [{"if": {"cut": 1}}]}, "a condition is {if:"),
+    ({"conditions": [{"if": {"cutt": 1}, "then": {"seed": 0}}]}, "under if of a condition: 'cutt', did you mean cut"),
     ({"stages": [{"probe": "linaer"}]}, "did you mean linear"),
     ({"stages": [{"prob": "linear"}]}, "a stage is"),
     ({"stages": [{"probe": "linear", "epoch": 3}]}, "did you mean epochs"),
