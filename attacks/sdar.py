@@ -25,7 +25,7 @@ both kinds in one batch; the form without labels is this project's.
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ from attacks import decoder
 from attacks.api import AttackOptions, Guess, SdarOptions
 from attacks.simulator import Simulator
 from attacks.substitute import Critic, Scale, built, channels_last
-from attacks.view import Architecture, Collected, OwnImages, ServerLoss, View
+from attacks.view import Architecture, Batch, Collected, OwnImages, ServerLoss, View
 from attacks.wasserstein import BETAS, RATE, Wasserstein, cosine
 from ssl_split import rng
 from ssl_split.display import progress
@@ -55,31 +55,53 @@ def judged_as(logits: Tensor, real: float) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, real))
 
 
-class Simulation:
-    """The preset `published` while it is trained: simulator, decoder and their discriminators.
+@dataclass(frozen=True)
+class Known:
+    """What the attacker has.
 
-    Args:
-        known: Shape of the client.
+    Attributes:
+        architecture: Shape of the client.
         server: The server's loss.
         own: The attacker's images.
         labels: Of those it fits on, `(n,)`; None without.
         collected: What the server has seen.
+    """
+
+    architecture: Architecture
+    server: ServerLoss
+    own: OwnImages
+    labels: Tensor | None
+    collected: Collected
+
+    def scale(self) -> Scale:
+        """Units in which the smashed data have mean 0 and deviation 1."""
+        return Scale.of(self.collected.take(torch.arange(min(MEASURED, self.collected.count))))
+
+    def batch(self, simulator: Simulator, size: int) -> tuple[Batch, Tensor]:
+        """Own images and what the simulator makes of them, and as many collected smashed data."""
+        batch = simulator.batch(self.own, simulator.places(len(self.own.fit), size), self.labels)
+        return batch, self.collected.take(simulator.places(self.collected.count, size))
+
+
+class Simulation:
+    """The preset `published` while it is trained: simulator, decoder and their discriminators.
+
+    Args:
+        known: What the attacker has.
         options: Weights, rates and batch size.
+        shape: Of one image's smashed data.
         seed: Of weights and batches.
     """
 
-    def __init__(self, known: Architecture, server: ServerLoss, *, own: OwnImages, labels: Tensor | None, collected: Collected,
-                 options: AttackOptions, seed: int) -> None:
-        self.server, self.own, self.labels, self.collected, self.chosen = server, own, labels, collected, options.sdar
-        self.simulator = Simulator(known, lr=self.chosen.speed * RATES["simulator"], seed=seed, purpose="sdar")
-        first = collected.take(torch.arange(min(MEASURED, collected.count)))
-        self.scale = Scale.of(first)
-        shape, device, width = tuple(first.shape[1:]), own.fit.device, self.chosen.width
-        made = build(shape, rng.generator(seed, "sdar decoder"), image_size=own.fit.shape[-1], blocks=options.decoder.blocks or 0,
+    def __init__(self, known: Known, options: AttackOptions, *, shape: tuple[int, ...], seed: int) -> None:
+        self.known, self.chosen, self.scale = known, options.sdar, known.scale()
+        self.simulator = Simulator(known.architecture, lr=self.chosen.speed * RATES["simulator"], seed=seed, purpose="sdar")
+        images, device, width = known.own.fit, known.own.fit.device, self.chosen.width
+        made = build(shape, rng.generator(seed, "sdar decoder"), image_size=images.shape[-1], blocks=options.decoder.blocks or 0,
                      channels=options.decoder.channels or decoder.PRESETS["strong"].channels)
         self.decoder: nn.Module = made.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.judge_z = built(Critic(shape, width=width), rng.generator(seed, "sdar critic of z"), device)
-        self.judge_x = built(Critic(tuple(own.fit.shape[1:]), width=width), rng.generator(seed, "sdar critic of x"), device)
+        self.judge_x = built(Critic(tuple(images.shape[1:]), width=width), rng.generator(seed, "sdar critic of x"), device)
         weights, decoding = self.chosen.smashed_weight, RATES["decoder"]
         rates = {"decoder": decoding, "judge_z": weights * RATES["simulator"], "judge_x": self.chosen.image_weight * decoding}
         self.weights = {name: list(getattr(self, name).parameters()) for name in rates}
@@ -96,10 +118,9 @@ class Simulation:
         Returns:
             The server's loss, what the discriminator of smashed data loses (log 4 where it tells nothing apart), and the decoder's error.
         """
-        size, count = self.chosen.batch_size, len(self.own.fit)
-        batch = self.simulator.batch(self.own, self.simulator.places(count, size), self.labels)
-        z = channels_last(self.scale.apply(self.collected.take(self.simulator.places(self.collected.count, size))))
-        served = self.server(self.simulator.module, batch, self.simulator.random)
+        batch, collected = self.known.batch(self.simulator, self.chosen.batch_size)
+        z = channels_last(self.scale.apply(collected))
+        served = self.known.server(self.simulator.module, batch, self.simulator.random)
         scaled = self.scale.apply(batch.smashed)
         self.simulator.step(served + self.chosen.smashed_weight * judged_as(self.judge_z(scaled), 1))
         fake = scaled.detach()
@@ -130,7 +151,7 @@ class Simulation:
 
     def own_error(self) -> float:
         """MSE of what the decoder makes of the simulator's data of own validation images: says nothing about the client."""
-        images = self.own.validation
+        images = self.known.own.validation
         return (self.reconstruct(self.simulator.smashed(images)) - images).square().mean().item()
 
 
@@ -138,25 +159,19 @@ class Aligned:
     """The preset `strong` while it is trained: a simulator that satisfies the server, and whose outputs the critic takes for the clients'.
 
     Args:
-        known: Shape of the client.
-        server: The server's loss.
-        own: The attacker's images.
-        labels: Of those it fits on, `(n,)`; None without.
-        collected: What the server has seen.
+        known: What the attacker has.
         chosen: Rates, width and batch size.
+        shape: Of one image's smashed data.
         iterations: That there will be.
         seed: Of weights and batches.
     """
 
-    def __init__(self, known: Architecture, server: ServerLoss, *, own: OwnImages, labels: Tensor | None, collected: Collected,
-                 chosen: SdarOptions, iterations: int, seed: int) -> None:
-        self.server, self.own, self.labels, self.collected, self.chosen = server, own, labels, collected, chosen
+    def __init__(self, known: Known, chosen: SdarOptions, *, shape: tuple[int, ...], iterations: int, seed: int) -> None:
+        self.known, self.chosen, self.scale, self.iterations, self.done = known, chosen, known.scale(), iterations, 0
         rate = chosen.speed * RATE
-        self.simulator = Simulator(known, lr=rate, betas=BETAS, seed=seed, purpose="sdar")
-        first = collected.take(torch.arange(min(MEASURED, collected.count)))
-        self.scale, self.iterations, self.done = Scale.of(first), iterations, 0
-        self.critic = Wasserstein(tuple(first.shape[1:]), width=chosen.width, generator=rng.generator(seed, "sdar critic of z"),
-                                  device=own.fit.device, rate=rate)
+        self.simulator = Simulator(known.architecture, lr=rate, betas=BETAS, seed=seed, purpose="sdar")
+        self.critic = Wasserstein(shape, width=chosen.width, generator=rng.generator(seed, "sdar critic of z"), device=known.own.fit.device,
+                                  rate=rate)
 
     def iteration(self) -> tuple[float, float, float]:
         """One step of critic and simulator.
@@ -164,12 +179,11 @@ class Aligned:
         Returns:
             The server's loss, the critic's mean difference, and nan: the decoder learns afterwards.
         """
-        size, share = self.chosen.batch_size, cosine(self.done, self.iterations)
-        batch = self.simulator.batch(self.own, self.simulator.places(len(self.own.fit), size), self.labels)
-        z = channels_last(self.scale.apply(self.collected.take(self.simulator.places(self.collected.count, size))))
+        share = cosine(self.done, self.iterations)
+        batch, collected = self.known.batch(self.simulator, self.chosen.batch_size)
         scaled = self.scale.apply(batch.smashed)
-        difference = self.critic.learn(z, scaled, generator=self.simulator.random, share=share)
-        served = self.server(self.simulator.module, batch, self.simulator.random)
+        difference = self.critic.learn(channels_last(self.scale.apply(collected)), scaled, generator=self.simulator.random, share=share)
+        served = self.known.server(self.simulator.module, batch, self.simulator.random)
         self.simulator.step(served + self.critic(scaled), share=share)
         self.done += 1
         return served.item(), difference, math.nan
@@ -184,10 +198,10 @@ def attack(view: View, options: AttackOptions, seed: int) -> Guess:
     server, own, collected = view.server_model, view.aux, view.collected
     if collected.count < 2:
         raise ValueError("sdar needs smashed data of clients' images that are no targets, and all are: set a smaller --targets")
-    known: dict[str, Any] = {"own": own, "labels": view.aux_labels if server.supervised else None, "collected": collected, "seed": seed}
-    iterations, loss = options.sdar.iterations or BUDGETS[options.budget], server.moments[-1]()
-    training = (Simulation(view.architecture, loss, options=options, **known) if options.preset == "published" else
-                Aligned(view.architecture, loss, chosen=options.sdar, iterations=iterations, **known))
+    known = Known(view.architecture, server.moments[-1](), own, view.aux_labels if server.supervised else None, collected)
+    iterations, shape = options.sdar.iterations or BUDGETS[options.budget], tuple(view.smashed.shape[1:])
+    training = (Simulation(known, options, shape=shape, seed=seed) if options.preset == "published" else
+                Aligned(known, options.sdar, shape=shape, iterations=iterations, seed=seed))
     history: list[tuple[float, float, float]] = []
     with progress(iterations, f"sdar, seed {seed}") as bar:
         for _ in range(iterations):

@@ -171,10 +171,7 @@ def test_pcat_meets_the_kept_servers_oldest_first() -> None:
 
 def test_the_strong_sdar_teaches_critic_and_simulator() -> None:
     """Both move, at the cosine's share of the rate, and the outputs that the decoder learns from are in the units of what was collected."""
-    own, model = sets.split(AUX), _victim(ServerModel((lambda: Classifying(_server()),), supervised=True))
-    offers = model.offers(TARGETS, own)
-    made = sdar.Aligned(Architecture(redrawn(CLIENT), lambda x: x, (3, 12, 12)), Classifying(_server()), own=own,
-                        labels=LABELS[~sets.held_out(30)], collected=offers["server_training"], chosen=SMALL.sdar, iterations=2, seed=0)
+    made = sdar.Aligned(_known(), SMALL.sdar, shape=(2, 5, 5), iterations=2, seed=0)
     before = {name: [p.detach().clone() for p in part.parameters()] for name, part in _parts(made).items()}
     first, second = made.iteration(), made.iteration()
     assert first[:2] != second[:2]
@@ -186,16 +183,21 @@ def test_the_strong_sdar_teaches_critic_and_simulator() -> None:
     torch.testing.assert_close(made.outputs(AUX), made.scale.apply(made.simulator.smashed(AUX)))
 
 
+def _known() -> sdar.Known:
+    """What an attacker on `CLIENT` has."""
+    own, offers = sets.split(AUX), _victim(None).offers(TARGETS, sets.split(AUX))
+    return sdar.Known(offers["architecture"], Classifying(_server()), own, LABELS[~sets.held_out(30)], offers["server_training"])
+
+
 def _parts(made: sdar.Aligned) -> dict[str, nn.Module]:
     return {"simulator": made.simulator.module, "critic": made.critic.critic}
 
 
 def test_every_network_of_sdar_learns_and_the_simulator_has_a_known_defence() -> None:
     """Each moves by its own loss; what the simulator sends goes through the defence that the architecture names."""
-    own, offers = sets.split(AUX), _victim(None).offers(TARGETS, sets.split(AUX))
-    known = offers["architecture"]
-    made = sdar.Simulation(known, Classifying(_server()), own=own, labels=LABELS[~sets.held_out(30)], collected=offers["server_training"],
-                           options=AttackOptions(sdar=SdarOptions(width=4, batch_size=8, image_weight=1.0), decoder=SMALL.decoder), seed=0)
+    known = _known().architecture
+    options = AttackOptions(sdar=SdarOptions(width=4, batch_size=8, image_weight=1.0), decoder=SMALL.decoder)
+    made = sdar.Simulation(_known(), options, shape=(2, 5, 5), seed=0)
     networks = {"simulator": made.simulator.module, **{name: getattr(made, name) for name in made.weights}}
     before = {name: [p.detach().clone() for p in net.parameters()] for name, net in networks.items()}
     for _ in range(3):
