@@ -11,6 +11,7 @@ from probes import classifier, finetune, knn, linear
 from ssl_split import config as configuration
 from ssl_split import fields, train
 from ssl_split.sweep import plan
+from ssl_split.sweep.__main__ import overrides, parser
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = {"attacks.invert": invert.Options, "attacks.label": label.Options, "attacks.membership": membership.Options,
@@ -38,7 +39,8 @@ def test_command_is_accepted(words: list[str]) -> None:
     if module == "ssl_split.train":
         train.parse(argv)
     elif module == "ssl_split.sweep":
-        assert plan.read(argv[0], overrides={}).stages
+        known, flags = parser().parse_known_args(argv)
+        assert plan.read(known.file, overrides=overrides(flags)).stages
     else:
         fields.parse(OPTIONS[module], argv, module, "")
 
