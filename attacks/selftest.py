@@ -41,7 +41,7 @@ MEMBER = 0.4
 SMALL: dict[str, Any] = {"decoder": {"steps": 200, "blocks": 1, "channels": 8}, "optimise": {"steps": 100},
                          "unsplit": {"rounds": 5, "steps": 20, "lr": 0.01, "l2": 0.0},
                          "fora": {"iterations": 30, "width": 8, "batch_size": 16, "starts": 1},
-                         "pcat": {"iterations": 20, "batch_size": 16},
+                         "pcat": {"iterations": 20, "batch_size": 16, "tune": 20},
                          "sdar": {"iterations": 50, "batch_size": 16, "width": 8}}
 """Attacks small enough for a minute."""
 LEARNING: dict[str, Any] = {"sdar": {"iterations": 500, "batch_size": 16, "width": 8}}
