@@ -61,36 +61,68 @@ _MEANING = {"round": "", "mib": "Every encoded byte of all clients, up and down,
             "seconds": "Time on the devices and links of the configuration until then (mean over seeds). "}
 
 
+@dataclass(frozen=True)
+class Curve:
+    """One metric over training, ready to be drawn.
+
+    Attributes:
+        metric: Its name in the lines of metrics.
+        title, label, caption: Of the figure, of its vertical axis, below it.
+        scale: Factor of the values.
+        log: Whether the vertical axis is logarithmic.
+        axis: What it is drawn against.
+    """
+
+    metric: str
+    title: str
+    label: str
+    caption: str
+    scale: float = 1.0
+    log: bool = False
+    axis: Axis = ROUND
+
+    @property
+    def name(self) -> str:
+        """Of its files and its place in the page."""
+        return f"curve-{self.metric.replace('_', '-')}" + ("" if self.axis is ROUND else f"-{self.axis.name}")
+
+
+_LOG_CLIENTS = "Before each synchronisation, mean over clients, log scale."
+
+CURVES = (
+    Curve("loss", "Training loss", "loss",
+          "Mean over seeds, band from lowest to highest seed. Contrastive losses at different queue sizes or symmetric variants do not "
+          "compare, nor with cross-entropy."),
+    Curve("train_accuracy", "Accuracy on training batches", "accuracy (%)",
+          "Of supervised runs, images as trained on (random views), mean since the line before.", 100),
+    *(Curve(metric, f"{title} {axis.title}", label,
+            f"{origin}{_MEANING[axis.name]}Monitoring only: the accuracy of the table comes from the test images, once.", 100, axis=axis)
+      for metric, title, label, origin in VALIDATIONS for axis in (ROUND, SENT, TIME)),
+    *(Curve(f"gradient_divergence_{half}", f"Gradient divergence of the {half} half", "gradient divergence",
+            "Mean over clients of the distance between a client's gradient and that of all, at the averaged model.")
+      for half in ("client", "server")),
+    Curve("gradient_dissimilarity", "Gradient dissimilarity of GAS's buffer", "mean squared distance per weight tensor",
+          "Gradient of the server on the last full buffer, generated activations included, against that of training images.", log=True),
+    Curve("perturbation_cosine", "Cosine of the perturbation with the gradient of all clients", "cosine",
+          "Mean over a round's local steps and clients, against the gradient at the model of the round; 1 is uphill."),
+    Curve("online_to_momentum", "Divergence: distance of each online client to its own momentum client",
+          "mean squared difference per parameter", f"{_LOG_CLIENTS} MonAcoSFL is meant to keep it flat where MocoSFL lets it grow with the "
+          "cut.", log=True),
+    Curve("online_to_mean", "Divergence: distance of the online clients to their mean", "mean squared difference per parameter",
+          _LOG_CLIENTS, log=True),
+)
+
+
 def draw(study: Study, folder: Path) -> list[Drawing]:
     """All curves for which there are numbers."""
-    made = [
-        _curves(study, folder, "loss", title="Training loss", label="loss", caption=(
-            "Mean over seeds, band from lowest to highest seed. Contrastive losses at different queue sizes or symmetric variants do not "
-            "compare, nor with cross-entropy.")),
-        _curves(study, folder, "train_accuracy", title="Accuracy on training batches", label="accuracy (%)", scale=100, caption=(
-            "Of supervised runs, images as trained on (random views), mean since the line before.")),
-        *(_curves(study, folder, name, title=f"{title} {axis.title}", label=label, scale=100, axis=axis, caption=(
-            f"{origin}{_MEANING[axis.name]}Monitoring only: the accuracy of the table comes from the test images, once."))
-          for name, title, label, origin in VALIDATIONS for axis in (ROUND, SENT, TIME)),
-        *(_curves(study, folder, f"gradient_divergence_{half}", title=f"Gradient divergence of the {half} half",
-                  label="gradient divergence", caption=(
-                      "Mean over clients of the distance between a client's gradient and that of all, at the averaged model."))
-          for half in ("client", "server")),
-        _curves(study, folder, "gradient_dissimilarity", title="Gradient dissimilarity of GAS's buffer",
-                label="mean squared distance per weight tensor", log=True, caption=(
-                    "Gradient of the server on the last full buffer, generated activations included, against that of training images.")),
-        _curves(study, folder, "perturbation_cosine", title="Cosine of the perturbation with the gradient of all clients", label="cosine",
-                caption="Mean over a round's local steps and clients, against the gradient at the model of the round; 1 is uphill."),
-        _curves(study, folder, "online_to_momentum", title="Divergence: distance of each online client to its own momentum client",
-                label="mean squared difference per parameter", log=True, caption=(
-                    "Before each synchronisation, mean over clients, log scale. MonAcoSFL is meant to keep it flat where MocoSFL lets it "
-                    "grow with the cut.")),
-        _curves(study, folder, "online_to_mean", title="Divergence: distance of the online clients to their mean",
-                label="mean squared difference per parameter", log=True,
-                caption="Before each synchronisation, mean over clients, log scale."),
-        _final(study, folder),
-    ]
+    made = [*(_curves(study, folder, curve) for curve in known(study)), _final(study, folder)]
     return [d for d in made if d is not None]
+
+
+def known(study: Study) -> list[Curve]:
+    """Curves for which there are numbers; an axis that is the round in another unit says nothing new and is left out."""
+    return [c for c in CURVES if any(line(run, c.metric, c.axis) for run in study.runs)
+            and (c.axis is ROUND or not rescaled(study, c.metric, c.axis))]
 
 
 def line(run: Run, name: str, axis: Axis = ROUND) -> list[tuple[float, float]]:
@@ -111,14 +143,15 @@ def _metric(values: Mapping[str, Any], name: str) -> float | None:
     return number(values, name) if not isinstance(values.get(name), Mapping) else number(values, name, "accuracy")
 
 
-def mean_line(runs: Sequence[Run], name: str, axis: Axis = ROUND) -> tuple[list[float], list[float], list[float], list[float]]:
-    """Place, mean, lowest and highest over seeds where all of them have a value, thinned to `POINTS` by averaging neighbours. The n-th
-    values of all seeds belong together; their place is the mean of theirs."""
+def mean_line(runs: Sequence[Run], name: str, axis: Axis = ROUND, *,
+              most: int = POINTS) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Place, mean, lowest and highest over seeds where all of them have a value, thinned to `most` points by averaging neighbours. The
+    n-th values of all seeds belong together; their place is the mean of theirs."""
     lines = [found for run in runs if (found := line(run, name, axis))]
     if not lines:
         return [], [], [], []
     length = min(map(len, lines))
-    size = -(-length // POINTS)
+    size = -(-length // most)
     x, mean, low, high = [], [], [], []
     for start in range(0, length, size):
         parts = [seed[start : min(start + size, length)] for seed in lines]
@@ -137,11 +170,9 @@ def rescaled(study: Study, name: str, axis: Axis) -> bool:
     return not rates or max(rates) <= (1 + SAME) * min(rates)
 
 
-def _curves(study: Study, folder: Path, name: str, *, title: str, label: str, caption: str, scale: float = 1.0, log: bool = False,
-            axis: Axis = ROUND) -> Drawing | None:
+def _curves(study: Study, folder: Path, curve: Curve) -> Drawing:
+    name, axis, scale = curve.metric, curve.axis, curve.scale
     drawn = [g for g in study.groups if any(line(run, name, axis) for run in g.runs)]
-    if not drawn or (axis is not ROUND and rescaled(study, name, axis)):
-        return None
     series, cuts = [s for s in study.series if any(g.series == s for g in drawn)], study.cuts
     across = axis is not ROUND and len(cuts) < len(series)  # panels are cuts, lines are algorithms
     panels_of: list[Any] = [c for c in cuts if any(g.cut == c for g in drawn)] if across else series
@@ -160,22 +191,21 @@ def _curves(study: Study, folder: Path, name: str, *, title: str, label: str, ca
                 panel.fill_between(x, [scale * v for v in low], [scale * v for v in high], color=look.color, alpha=0.15, linewidth=0)
         heading(panel, f"cut {one}" if across else one)
         panel.set_xlabel(axis.label)
-        if log:
+        if curve.log:
             panel.set_yscale("log")
     if axis is not ROUND and max(ends) > FAR * min(ends):
         panels[0].set_xscale("log")
         panels[0].xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         panels[0].xaxis.set_major_formatter("{x:g}")
         panels[0].xaxis.set_minor_formatter("")
-    panels[0].set_ylabel(label)
+    panels[0].set_ylabel(curve.label)
     if across:
         legend(figure, panels)
     else:
         _legend(figure, panels)
     left = len(panels_of) - len(shown)
     more = f" {left} further {'cuts' if across else 'settings'} are not drawn." if left else ""
-    file = f"curve-{name.replace('_', '-')}" + ("" if axis is ROUND else f"-{axis.name}")
-    return finish(figure, folder, name=file, title=title, caption=caption + more)
+    return finish(figure, folder, name=curve.name, title=curve.title, caption=curve.caption + more)
 
 
 def _looks(cuts: Sequence[int | str]) -> dict[Any, Look]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 import re
 import shlex
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -20,9 +20,16 @@ from ssl_split.report import leaks, text, verdicts
 from ssl_split.report.collect import Outcome, Run
 from ssl_split.report.draw import Drawing
 from ssl_split.report.flags import flags
+from ssl_split.report.payload import pack, packed, payload
+from ssl_split.report.sprites import Sprite, sprite
 from ssl_split.report.table import MONITORS, Group, Study, Value
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES, STATIC = Path(__file__).parent / "templates", Path(__file__).parent / "static"
+LIBRARY = "plot.min.js"
+SCRIPTS = ("base.js", "filters.js", "decide.js", "charts.js", "curves.js", "tables.js", "pictures.js", "main.js")
+
+IMAGES = 8
+"""Reconstructed images per run in the page."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +77,11 @@ COSTS = (
 
 @dataclass(frozen=True)
 class Picture:
-    """Reconstructions of one group."""
+    """The strongest attack's reconstructions of one group, for `report.md`."""
 
     group: Group
     run: Run
     outcome: Outcome
-    data: str
     link: str
 
 
@@ -112,28 +118,22 @@ def pictures(study: Study, out: Path) -> list[Picture]:
     for group in study.groups:
         for run, outcome in group.strongest:
             file = outcome.directory / "images.png"
-            data = file.read_bytes() if file.is_file() else b""
-            if data.startswith(b"\x89PNG\r\n\x1a\n"):
-                link = quote(Path(os.path.relpath(file, out)).as_posix())
-                found.append(Picture(group, run, outcome, base64.b64encode(data).decode("ascii"), link))
+            if file.is_file() and file.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n":
+                found.append(Picture(group, run, outcome, quote(Path(os.path.relpath(file, out)).as_posix())))
                 break
     return found
+
+
+def sprites(study: Study, images: int) -> dict[str, Sprite]:
+    """Pictures of every run that was attacked, by its anchor."""
+    made = {run.anchor: sprite(run, images) for run in study.runs} if images else {}
+    return {anchor: found for anchor, found in made.items() if found is not None}
 
 
 def command(run: Run) -> str:
     """The command that trains the run."""
     known = run.result.get("command") or next((j.command for j in run.jobs if j.stage is None), None)
     return str(known or "not recorded")
-
-
-def by_kind(run: Run) -> list[tuple[str, str, float]]:
-    """Encoded bytes by direction and kind of message."""
-    known = run.result.get("bytes")
-    rows = []
-    for direction, kinds in (known if isinstance(known, Mapping) else {}).items():
-        if isinstance(kinds, Mapping):
-            rows += [(str(direction), str(kind), float(b)) for kind, b in kinds.items() if isinstance(b, int | float)]
-    return rows
 
 
 def machine(run: Run) -> str:
@@ -143,11 +143,6 @@ def machine(run: Run) -> str:
     items = (("ssl_split", known.get("ssl_split")), ("commit", known.get("commit")), ("Python", known.get("python")), ("torch", torch),
              ("", known.get("cuda") or known.get("processor")), ("threads", known.get("threads")))
     return ", ".join(f"{name} {value}".strip() for name, value in items if value) or "not recorded"
-
-
-def as_yaml(values: Mapping[str, Any]) -> str:
-    """A mapping as text for reading."""
-    return str(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
 
 
 def markdown(value: object) -> str:
@@ -171,8 +166,8 @@ def context(study: Study, drawings: list[Drawing], out: Path) -> dict[str, Any]:
         "sentences": verdicts.sentences(study), "exceptions": exceptions, "flags": flags(study), "pictures": pictures(study, out),
         "problems": [g for g in study.groups if g.problems], "attack_column": next((c.key for c in shown if c.part == ATTACK), None),
         "settings": any(g.setting for g in study.groups), "monitor": study.accuracy in MONITORS.values(), "anchor": anchor,
-        "seed_value": seed_value, "command": command, "machine": machine, "by_kind": by_kind,
-        "as_yaml": as_yaml, "write": text.FORMATS, "spread": text.spread, "took": text.seconds,
+        "seed_value": seed_value, "command": command, "machine": machine,
+        "write": text.FORMATS, "spread": text.spread, "took": text.seconds,
         "memberships": leaks.memberships(study), "labels": leaks.labels(study),
         "inversions": [o.label for run in study.runs for o in run.of("attack") if o.number("mse") is not None],
         "score": text.score, "ratio": text.ratio, "percent": text.percent,
@@ -181,15 +176,34 @@ def context(study: Study, drawings: list[Drawing], out: Path) -> dict[str, Any]:
     }
 
 
-def html(study: Study, drawings: list[Drawing], out: Path) -> str:
-    """The page. Every text is escaped; only the report's own drawings and style sheet are markup."""
+def html(study: Study, drawings: list[Drawing], out: Path, *, images: int = IMAGES) -> str:
+    """The page. Every text is escaped; the data of the scripts are packed, and nothing runs that is not named by its hash in the page's
+    content security policy, which also forbids every request.
+
+    Args:
+        study: What was measured.
+        drawings: Figures in `figures/`, named for readers without scripts.
+        out: Where the page will be.
+        images: Reconstructed images per run.
+    """
     made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
                        lstrip_blocks=True)
     made.filters.update(percent=text.percent)
     values = context(study, drawings, out)
-    values["style"] = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
-    values["svg"] = {d.name: Markup(d.svg) for d in drawings}
+    found = sprites(study, images)
+    library, app = (STATIC / LIBRARY).read_text(encoding="utf-8"), "".join((STATIC / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    body = {**payload(study, out), "columns": [vars(c) for c in columns(study) + columns(study, COSTS)],
+            "sprites": {a: {"rows": s.rows, "images": s.images, "size": s.size, "originals": s.originals} for a, s in found.items()}}
+    values |= {
+        "style": Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")), "app": Markup(app), "data": packed(body),
+        "library": pack(library.encode("utf-8")), "sprites": found, "hashes": [_hash(app), _hash(library)],
+    }
     return made.get_template("page.html.j2").render(values)
+
+
+def _hash(script: str) -> str:
+    """As a content security policy names a script."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode('utf-8')).digest()).decode('ascii')}"
 
 
 def as_markdown(study: Study, drawings: list[Drawing], out: Path) -> str:

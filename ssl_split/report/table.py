@@ -222,6 +222,9 @@ def _group(anchor: str, key: _Key, runs: list[Run], accuracy: str | None) -> Gro
     for name in ("psnr", "blind_mse", "blind_ssim", "untrained_mse", "untrained_ssim", "untrained_r2", "validation_mse"):
         values[name] = summary([(run, o.number(name), None) for run, o in chosen])
     values["unaware_r2"] = summary([(run, o.number("unaware", "r2"), None) for run, o in chosen])
+    values["identified"] = summary([(run, o.number("identification", "pixels", "top1", "rate"),
+                                     _pair([o.number("identification", "pixels", "top1", end) for end in ("low", "high")]))
+                                    for run, o in chosen])
     return Group(anchor, algorithm, cut, setting, tuple(runs), {k: v for k, v in values.items() if v is not None},
                  tuple(o for run in runs for o in run.of("probe") if o.label == accuracy), tuple(chosen), tuple(_problems(runs)))
 

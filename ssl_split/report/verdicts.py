@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from probes.statistics import MIN_RUNS, summarise
 from ssl_split.report.collect import Outcome
-from ssl_split.report.table import MONITORS, Group, Study, depth, interval, pareto
+from ssl_split.report.decide import front
+from ssl_split.report.table import MONITORS, Group, Study, depth, interval
 from ssl_split.report.text import mib, percent, ratio, score
 
 CLEAR, UNCLEAR, NOT = "clearly better than", "not clearly better than", "no better than"
@@ -85,9 +86,10 @@ def _best(study: Study) -> list[str]:
     if counted:
         best = min(counted, key=lambda g: g.values["mib_per_client"].mean)
         said.append(f"Least traffic: {best.title}, {mib(best.values['mib_per_client'].mean)} MiB per client.")
-    front = pareto(study.groups)
-    if front:
-        said.append(f"On the Pareto front (no other setting is as accurate and leaks less): {_listed(front)}.")
+    best_of_all = front(study.groups)
+    if best_of_all:
+        said.append("On the Pareto front of accuracy, leakage and MiB per client (no other setting is at least as good in all three and "
+                    f"better in one): {_listed(best_of_all)}.")
     return said
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from PIL import Image
+from safetensors.numpy import save_file
 
 from ssl_split import config as configuration
 from ssl_split.config import Config
+from ssl_split.report.payload import unpacked
 
 RAW, UNTRAINED = 0.36, 0.41
 BLIND_MSE, UNTRAINED_MSE = 0.06, 0.035
@@ -128,7 +132,27 @@ def add_attack(run: Path, mse: float, *, name: str = "ridge", validation_mse: fl
         "smashed_shape": [64, 8, 8], "options": {"method": name, **options}, "checkpoint": {"finished": True}, "seconds": 5.0,
         "environment": {}, "command": f"python -m attacks.invert --method {name}"})
     (folder / "images.png").write_bytes(picture())
+    save_file({"targets": targets(), "reconstructions": (targets() / 255 * 0.8).astype(np.float16),
+               "blind": np.full((3, 8, 8), 0.5, np.float16)}, folder / "reconstructions.safetensors")
     return folder
+
+
+def data_of(page: str) -> Any:
+    """What a page's scripts are given."""
+    found = re.search(r'<script type="application/octet-stream" id="data">([^<]*)</script>', page)
+    assert found
+    return unpacked(found[1])
+
+
+def still(page: str) -> str:
+    """A page without its scripts."""
+    return re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+
+
+def targets() -> np.ndarray:
+    """Ten images of one colour each [10, 3, 8, 8]."""
+    colors = np.arange(30, dtype=np.uint8).reshape(10, 3) * 8
+    return np.ascontiguousarray(np.broadcast_to(colors[:, :, None, None], (10, 3, 8, 8)))
 
 
 def make_study(

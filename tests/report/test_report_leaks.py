@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +71,12 @@ def test_pages_and_csv_show_them_beside_their_rulers(tmp_path: Path) -> None:
     made.add_attack(run, 0.02)
     for attack in (member, fewshot, norm):
         attack(run)
-    page = build.write(tmp_path).read_text(encoding="utf-8")
-    for title in ("who was among the training images", "tell an image's class", "rebuild images"):
-        assert re.search(f"<h3>[^<]*{title}[^<]*</h3>", page.replace("&#39;", "'")), title
-    rows = [re.sub("<[^>]+>", " ", row) for row in re.findall(r"<tr>.*?</tr>", page, re.S)]
-    (shown,) = [row for row in rows if "label-fewshot" in row]
-    assert [float(n) for n in re.findall(r"0\.\d{3}", shown)] == [0.45, 0.42, 0.48, 0.11, 0.3, 0.35]
-    (shown,) = [row for row in rows if "membership-alignment" in row]
-    assert "query" in shown
+    data = made.data_of(build.write(tmp_path).read_text(encoding="utf-8"))
+    (shown,) = [row for row in data["labels"] if row["label"] == "label-fewshot"]
+    assert [shown[k] for k in ("value", "low", "high", "chance")] == [0.45, 0.42, 0.48, 0.11]
+    assert shown["rulers"] == {"untrained": 0.3, "pixels": 0.35}
+    (shown,) = data["memberships"]
+    assert "query" in shown["needs"]
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "| 0.610 \\[0.580, 0.640\\] | 0.500 | 0.520 | – |" in text
     table = list(csv.DictReader((tmp_path / "results.csv").open(encoding="utf-8")))
@@ -95,9 +92,10 @@ def test_identification_stands_beside_the_reconstruction(tmp_path: Path) -> None
     made.write_json(folder / "result.json", values | {
         "identification": {"gallery": 1128, "chance_top1": 0.00089, "pixels": {"top1": {"rate": 0.953, "low": 0.9, "high": 1.0}}},
         "classification": {"reconstructions": {"rate": 0.31}, "true_targets": {"rate": 0.52}, "chance": 0.1}})
-    page = build.write(tmp_path).read_text(encoding="utf-8")
-    (shown,) = [row for row in re.findall(r"<tr>.*?</tr>", page, re.S) if "<td>ridge</td>" in row and "95.3" in row]
-    assert [re.search(n, shown) is not None for n in ("95.3 %", "0.1 %", "31.0 %", "52.0 %")] == [True] * 4
+    data = made.data_of(build.write(tmp_path).read_text(encoding="utf-8"))
+    scores = data["runs"][0]["outcomes"][0]["scores"]
+    assert [scores[k] for k in ("identified", "identified_chance", "class_told", "class_told_of_truth")] == [0.953, 0.00089, 0.31, 0.52]
+    assert data["groups"][0]["values"]["identified"][:3] == [0.953, 0.9, 1.0]
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -107,4 +105,5 @@ def test_damaged_results_are_left_out(tmp_path: Path) -> None:
     add(run, "label-fewshot", rows=[])
     add(run, "label-norm", rows=["no mapping"])
     assert leaks.memberships(read(tmp_path)) == leaks.labels(read(tmp_path)) == []
-    assert "among the training images" not in build.write(tmp_path).read_text(encoding="utf-8")
+    data = made.data_of(build.write(tmp_path).read_text(encoding="utf-8"))
+    assert data["memberships"] == data["labels"] == []

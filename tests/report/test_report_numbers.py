@@ -142,7 +142,7 @@ def test_behind_a_defence_what_the_server_receives_counts(tmp_path: Path) -> Non
     assert known["none"].mean("unaware_r2") is None
     page = build.write(tmp_path).read_text(encoding="utf-8")
     assert "R2, defence unknown" in page
-    assert "Defences in the privacy-utility plane" in page
+    assert [g["defended"] for g in made.data_of(page)["groups"]].count(True) == len(known) - 1
     drawn = (tmp_path / "figures" / "defences.svg").read_text(encoding="utf-8")
     assert "cut 13" in drawn
     assert "quantise" in drawn
@@ -152,7 +152,9 @@ def test_without_defences_there_is_no_plane_of_them(tmp_path: Path) -> None:
     run = made.make_run(tmp_path)
     made.add_probe(run, 0.6)
     made.add_attack(run, 0.01)
-    assert "Defences in the privacy-utility plane" not in build.write(tmp_path).read_text(encoding="utf-8")
+    (group,) = made.data_of(build.write(tmp_path).read_text(encoding="utf-8"))["groups"]
+    assert not group["defended"]
+    assert not (tmp_path / "figures" / "defences.svg").exists()
 
 
 def test_labels_on_the_wire_are_named(tmp_path: Path) -> None:

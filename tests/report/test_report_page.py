@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import hashlib
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import synthetic_runs as made
 import yaml
+from PIL import Image
 
 from ssl_split.report import build
 from ssl_split.report.__main__ import main
@@ -63,17 +69,20 @@ def page(directory: Path) -> str:
 
 
 def test_every_number_leads_to_an_anchor_that_exists(tmp_path: Path) -> None:
-    """6 settings with 13 numbers each in the table, 3 seeds with 8 each below, and two tables of all results."""
+    """6 settings with 13 numbers each in the table, a place for each of 18 runs, and for every setting the numbers of its three seeds."""
     made.make_study(tmp_path)
-    found = Page(page(tmp_path))
+    text = page(tmp_path)
+    found, data = Page(text), made.data_of(text)
     assert found.bare == []
-    assert len(found.numbers) > 6 * 13 + 18 * 8
+    assert len(found.numbers) >= 6 * 13
     inner = [link for link in found.links if link.startswith("#")]
     assert {link[1:] for link in inner} <= set(found.ids)
     assert len(set(found.ids)) == len(found.ids)
     runs = [i for i in found.ids if i.startswith("run-")]
     assert len(runs) == 18
-    assert all(f"#{r}" in inner for r in runs)
+    assert set(runs) == {run["anchor"] for run in data["runs"]}
+    assert all(set(group["values"]["accuracy"][5]) <= set(runs) and group["anchor"] in found.ids for group in data["groups"])
+    assert {f"sprite-{run}" for run in runs} <= set(found.ids)
 
 
 @pytest.fixture(scope="module")
@@ -86,16 +95,49 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_page_asks_for_nothing_from_outside(reported: Path) -> None:
+    """No request can leave it: the policy allows its own two scripts by their hashes, and pictures that it carries."""
     text = (reported / "report.html").read_text(encoding="utf-8")
     found = Page(text)
-    assert not set(found.tags) & {"script", "link", "iframe", "object", "embed", "base", "form"}
-    assert all(link.startswith(("#", "data:image/png;base64,")) for link in found.links)
-    assert not re.findall(r"url\((?!#)", text)
-    assert "@import" not in text
-    outside = set(re.findall(r"https?://[^\s\"'<>]+", text))
-    assert outside <= {"http://www.w3.org/2000/svg"}  # the name of a namespace, which nothing fetches
-    assert text.count("<svg") == 9
-    assert text.count("data:image/png") == 6
+    assert not set(found.tags) & {"link", "iframe", "object", "embed", "base"}
+    assert all(link.startswith("#") for link in found.links)
+    policy = re.search(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', text)
+    assert policy
+    assert policy[1].startswith("default-src 'none'; script-src 'sha256-")
+    assert "img-src data:" in policy[1]
+    assert "unsafe-eval" not in policy[1]
+    scripts = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
+    assert len(scripts) == 1
+    library = gzip.decompress(base64.b64decode(re.findall(r'id="library">([^<]*)<', text)[0])).decode("utf-8")
+    for script in (scripts[0], library):
+        assert base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii") in policy[1]
+    for forbidden in ("fetch(", "XMLHttpRequest", "innerHTML", "document.write", "eval("):
+        assert forbidden not in scripts[0]
+
+
+def test_pictures_are_the_tensors(reported: Path) -> None:
+    """The first eight targets, the attacks' rows and the blind guess, whatever WebP leaves of them."""
+    data = made.data_of((reported / "report.html").read_text(encoding="utf-8"))
+    text = (reported / "report.html").read_text(encoding="utf-8")
+    anchor, known = next(iter(data["sprites"].items()))
+    assert known["rows"] == ["original", "decoder", "ridge", "blind guess"]
+    assert (known["images"], known["size"]) == (8, [8, 8])
+    sheet = base64.b64decode(re.findall(f'id="sprite-{re.escape(anchor)}">([^<]*)<', text)[0])
+    pixels = np.asarray(Image.open(io.BytesIO(sheet)).convert("RGB"), np.int64).reshape(4, 8, 8, 8, 3).mean((1, 3))
+    true = made.targets()[:8, :, 0, 0].astype(np.int64)
+    assert np.abs(pixels[0] - true).max() < 8
+    assert np.abs(pixels[1] - 0.8 * true).max() < 8
+    assert np.abs(pixels[3] - 127.5).max() < 8
+
+
+def test_damaged_pictures_are_left_out(tmp_path: Path) -> None:
+    run = made.make_run(tmp_path)
+    whole, truncated = made.add_attack(run, 0.02), made.add_attack(run, 0.03, name="decoder")
+    file = truncated / "reconstructions.safetensors"
+    file.write_bytes(file.read_bytes()[:200])
+    data = made.data_of(page(tmp_path))
+    assert [s["rows"] for s in data["sprites"].values()] == [["original", "ridge", "blind guess"]]
+    (whole / "reconstructions.safetensors").unlink()
+    assert made.data_of(page(tmp_path))["sprites"] == {}
 
 
 def test_all_files_are_written(reported: Path) -> None:
@@ -128,10 +170,11 @@ def test_names_and_values_cannot_become_markup(tmp_path: Path) -> None:
          "setting": {}}]})
     text = page(tmp_path / "runs")
     found = Page(text)
-    assert "script" not in found.tags
-    assert "<script" not in text
+    assert found.tags.count("script") == 4  # data, library, one sprite, the page's own
+    assert "<script>alert" not in text
     assert "&lt;script&gt;" in text
     assert text.count("</style>") == 1
+    assert evil in made.data_of(text)["runs"][0]["name"]
     markdown = (tmp_path / "runs" / "report.md").read_text(encoding="utf-8")
     without_code = re.sub(r"`[^`]*`", "", markdown.replace("\\`", ""))
     assert "<script" not in without_code
@@ -187,9 +230,9 @@ def test_an_attack_that_rebuilds_no_images_is_shown_by_its_verdict(tmp_path: Pat
     made.write_json(run / "attacks" / "label-fewshot-1" / "result.json", {
         "kind": "attack", "name": "label-fewshot", "verdict": "The smashed data tell 45% of the labels.", "options": {}, "seconds": 3.0,
         "checkpoint": {"finished": True}, "environment": {}, "command": "python -m attacks.label"})
-    page = build.write(tmp_path).read_text(encoding="utf-8")
+    data = made.data_of(page(tmp_path))
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    for shown in (page, text):
-        assert "The smashed data tell 45% of the labels" in shown
+    assert "The smashed data tell 45% of the labels" in text
+    assert next(o.get("verdict") for o in data["runs"][0]["outcomes"]) == "The smashed data tell 45% of the labels."
     assert "label-fewshot: MSE" not in text
     assert "strongest attack \\(ridge\\)" in text

@@ -1,0 +1,100 @@
+"""Which setting to choose: budgets, the Pareto front over accuracy, leakage and traffic, and a recommendation.
+
+`static/decide.js` says the same in the page while the reader moves the sliders; tests hold the two together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ssl_split.report.table import Group, Value
+
+STEP = 0.05
+"""To which the first leakage budget is rounded up."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a setting may cost.
+
+    Attributes:
+        leakage: Largest R2 of the strongest attack.
+        mib: Most MiB per client, up and down.
+        macs: Most multiply-adds of the client on one image.
+        accuracy: Least accuracy.
+    """
+
+    leakage: float = math.inf
+    mib: float = math.inf
+    macs: float = math.inf
+    accuracy: float = -math.inf
+
+
+GOALS = {"accurate": "accuracy", "private": "r2", "cheap": "mib_per_client"}
+"""What is to be best inside the budget: highest accuracy, lowest leakage, least traffic."""
+
+
+def placed(groups: Iterable[Group]) -> list[Group]:
+    """Settings with an accuracy and a leakage: only they can be recommended."""
+    return [g for g in groups if "accuracy" in g.values and "r2" in g.values]
+
+
+def affordable(groups: Iterable[Group], budget: Budget) -> list[Group]:
+    """Settings inside a budget. A number that is missing is not inside a limit, unless there is none."""
+    limits = (("r2", budget.leakage), ("mib_per_client", budget.mib), ("client_macs_per_image", budget.macs))
+    return [g for g in placed(groups) if g.values["accuracy"].mean >= budget.accuracy
+            and all(limit == math.inf or (key in g.values and g.values[key].mean <= limit) for key, limit in limits)]
+
+
+def recommend(groups: Iterable[Group], budget: Budget, goal: str = "accurate") -> Group | None:
+    """The best setting inside the budget by one of `GOALS`; of equals the more accurate, then the one that leaks less. One without a number
+    for the goal comes last."""
+    def rank(group: Group) -> tuple[float, float, float]:
+        own = group.mean(GOALS[goal])
+        better = -math.inf if own is None else own if goal == "accurate" else -own
+        return better, group.values["accuracy"].mean, -group.values["r2"].mean
+
+    return max(affordable(groups, budget), key=rank, default=None)
+
+
+def rivals(groups: Iterable[Group], budget: Budget, chosen: Group) -> list[Group]:
+    """Further settings inside the budget whose accuracy is not clearly lower: intervals overlap, or there is none to tell."""
+    low = _ends(chosen.values["accuracy"])[0]
+    return [g for g in affordable(groups, budget) if g is not chosen and _ends(g.values["accuracy"])[1] >= low]
+
+
+def _ends(value: Value) -> tuple[float, float]:
+    """Interval, else one standard deviation to either side."""
+    if value.low is not None and value.high is not None:
+        return value.low, value.high
+    return value.mean - (value.sd or 0.0), value.mean + (value.sd or 0.0)
+
+
+def front(groups: Iterable[Group]) -> list[Group]:
+    """Settings that no other dominates: at least as accurate, at most as leaky and as costly in MiB per client, and better in one. Where a
+    setting has no traffic, that part is left out of its comparisons. Most accurate first."""
+    known = placed(groups)
+    kept = [g for g in known if not any(_dominates(other, g) for other in known)]
+    return sorted(kept, key=lambda g: -g.values["accuracy"].mean)
+
+
+def _dominates(one: Group, other: Group) -> bool:
+    ours, theirs = _objectives(one), _objectives(other)
+    pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None and b is not None]
+    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
+
+def _objectives(group: Group) -> tuple[float | None, ...]:
+    """All to be small."""
+    return -group.values["accuracy"].mean, group.values["r2"].mean, group.mean("mib_per_client")
+
+
+def first_budget(groups: Sequence[Group]) -> Budget:
+    """Where the sliders stand before they are moved: leakage half-way between the least and the most leaking setting, rounded up; no limit
+    of traffic and work. It is a place to start from, not advice."""
+    leaks = [g.values["r2"].mean for g in placed(groups)]
+    if not leaks:
+        return Budget()
+    return Budget(leakage=round(math.ceil((min(leaks) + max(leaks)) / 2 / STEP - 1e-9) * STEP, 10))

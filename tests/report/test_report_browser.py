@@ -1,0 +1,261 @@
+"""The page in a real browser, without network: what it recommends, how it filters, that pictures grow and texts stay texts.
+
+Chromium is driven by Playwright. Named by the variable CHROMIUM, or found as chromium, chromium-browser or google-chrome.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import synthetic_runs as made
+import yaml
+
+from ssl_split.report import build, curves, figures
+from ssl_split.report.collect import collect
+from ssl_split.report.decide import Budget, first_budget, front, recommend, rivals
+from ssl_split.report.draw import Drawing
+from ssl_split.report.table import Study, study
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install 'ssl_split[dev]'")
+CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: install one, or name it by CHROMIUM"),
+              pytest.mark.xdist_group("browser")]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as play:
+        started = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two algorithms at three cuts, three seeds, with probes and attacks."""
+    directory = tmp_path_factory.mktemp("browsed")
+    made.make_study(directory)
+    return write(directory)
+
+
+def write(directory: Path) -> Path:
+    """A report without the figures of matplotlib, which the page does not show."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "draw", lambda study, folder: [])
+        patch.setattr(curves, "draw", lambda study, folder: [Drawing("some", "", "", "", False)])
+        build.write(directory)
+    return directory
+
+
+class Visit:
+    """An open page, and what went wrong on it."""
+
+    def __init__(self, browser: Any, directory: Path, **context: Any) -> None:
+        self.context = browser.new_context(**context)
+        self.context.set_offline(True)
+        self.page = self.context.new_page()
+        self.wrong: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda m: self.wrong.append(m.text) if m.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda e: self.wrong.append(str(e)))
+        self.page.on("dialog", lambda d: (self.wrong.append(d.message), d.dismiss()))
+        self.page.on("request", lambda r: self.requests.append(r.url) if not r.url.startswith("data:") else None)
+        self.page.goto((directory / "report.html").resolve().as_uri())
+        self.page.wait_for_selector("html.ready", timeout=30_000, state="attached")
+
+    def __enter__(self) -> Any:
+        return self.page
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self.context.close()
+        if kind is None:
+            assert self.wrong == []
+            assert len(self.requests) == 1
+
+
+def read(directory: Path) -> Study:
+    return study(collect(directory))
+
+
+def walk(page: Any) -> None:
+    """Scroll through the whole page, so that everything on it is drawn."""
+    page.evaluate("async () => { for (let y = 0; y < document.documentElement.scrollHeight; y += 500) { window.scrollTo(0, y); "
+                  "await new Promise((done) => setTimeout(done, 60)); } }")
+
+
+def test_everything_is_drawn_without_network_or_error(browser: Any, reported: Path) -> None:
+    with Visit(browser, reported) as page:
+        page.evaluate("for (const part of document.querySelectorAll('#curves details')) part.open = true")
+        walk(page)
+        drawn = page.locator(".chart")
+        assert drawn.count() >= 10
+        assert page.locator(".chart svg").count() >= drawn.count()
+        assert page.locator(".chart:has-text('nothing to draw')").count() == 0
+        assert page.locator("#broken").is_hidden()
+
+
+@pytest.mark.parametrize("goal", ["accurate", "private", "cheap"])
+def test_the_page_recommends_what_python_does(browser: Any, reported: Path, goal: str) -> None:
+    groups = read(reported).groups
+    inf = float("inf")
+    with Visit(browser, reported) as page:
+        for leakage in (-1.0, 0.0, 0.3, 0.5, 0.75, 0.95, inf):
+            for mib in (50.0, 190.0, 300.0, inf):
+                for least in (-inf, 0.5, 0.6):
+                    budget = Budget(leakage, mib, inf, least)
+                    chosen = recommend(groups, budget, goal)
+                    asked = {"leakage": leakage, "mib": mib, "accuracy": least}
+                    got = page.evaluate("([b, goal]) => { const c = recommend(data.groups, b, goal); "
+                                        "return c && [c.anchor, rivals(data.groups, b, c).map((g) => g.anchor)]; }",
+                                        [{k: v for k, v in asked.items() if abs(v) < inf}, goal])
+                    expected = chosen and [chosen.anchor, [g.anchor for g in rivals(groups, budget, chosen)]]
+                    assert got == expected, asked
+        assert page.evaluate("front(data.groups).map((g) => g.anchor)") == [g.anchor for g in front(groups)]
+
+
+def test_sliders_change_the_recommendation(browser: Any, reported: Path) -> None:
+    """By mouse and by keyboard; what is said is what Python recommends at the budget that the slider names."""
+    groups = read(reported).groups
+    with Visit(browser, reported) as page:
+        chosen, slider = page.locator("#chosen"), page.locator("#budget-leakage")
+        first = recommend(groups, first_budget(groups))
+        assert first is not None
+        assert chosen.inner_text() == first.title
+        slider.fill(slider.get_attribute("max"))
+        best = recommend(groups, Budget())
+        assert best is not None
+        assert chosen.inner_text() == best.title != first.title
+        assert slider.get_attribute("aria-valuetext") == "no limit"
+        slider.focus()
+        for _ in range(12):
+            page.keyboard.press("ArrowLeft")
+        asked = page.evaluate("budget.leakage")
+        now = recommend(groups, Budget(leakage=asked))
+        assert now is not None
+        assert 0 < asked < 0.95
+        assert chosen.inner_text() == now.title
+        page.locator("#budget-mib").fill("0")
+        assert "No setting stays within" in page.locator("#recommendation").inner_text() or chosen.inner_text() != now.title
+        page.locator("#goal").select_option("cheap")
+        page.locator("#budget-mib").fill(page.locator("#budget-mib").get_attribute("max"))
+        slider.fill(slider.get_attribute("max"))
+        cheapest = recommend(groups, Budget(), "cheap")
+        assert cheapest is not None
+        assert chosen.inner_text() == cheapest.title
+
+
+def test_filters_reach_tables_charts_and_recommendation(browser: Any, reported: Path) -> None:
+    with Visit(browser, reported) as page:
+        page.locator("#budget-leakage").fill(page.locator("#budget-leakage").get_attribute("max"))
+        points = page.locator("#tradeoff g[aria-label=dot] a")
+        page.locator("#filters > summary").click()
+        assert (points.count(), page.locator("#table tbody tr:visible").count()) == (6, 6)
+        assert "monacosfl" in page.locator("#chosen").inner_text()
+        page.locator("#filters input[value=monacosfl]").uncheck()
+        page.wait_for_function("document.querySelectorAll('#tradeoff g[aria-label=dot] a').length === 3")
+        assert page.locator("#table tbody tr:visible").count() == 3
+        assert page.locator("#shown").inner_text() == "3 of 6 settings are shown."
+        assert page.locator("#chosen").inner_text().startswith("mocosfl")
+        assert page.locator("#matrix-body tbody tr").count() == 3
+        page.locator("#filters input[name=cut][value='17']").uncheck()
+        assert page.locator("#table tbody tr:visible").count() == 2
+        page.locator("#filters input[type=search]").fill("nobody")
+        assert page.locator("#table tbody tr:visible").count() == 0
+        assert "No setting stays within" in page.locator("#recommendation").inner_text()
+
+
+def test_pictures_grow_and_can_be_walked_through(browser: Any, reported: Path) -> None:
+    with Visit(browser, reported) as page:
+        page.locator("#pictures").scroll_into_view_if_needed()
+        tiles = page.locator("#pictures button.tile")
+        assert tiles.count() == 8 * (1 + 3 + 1)  # originals, three cuts, blind guess
+        tiles.nth(1).click()
+        dialog = page.locator("#large")
+        assert dialog.is_visible()
+        assert "image 1 of 8" in dialog.inner_text()
+        page.wait_for_function("[...document.querySelectorAll('#large canvas')].every((c) => c.width === 8)")
+        page.wait_for_timeout(200)
+        color = page.evaluate("[...document.querySelector('#large canvas').getContext('2d').getImageData(4, 4, 1, 1).data].slice(0, 3)")
+        assert all(abs(a - b) < 10 for a, b in zip(color, made.targets()[0, :, 0, 0].tolist(), strict=True))
+        page.keyboard.press("ArrowRight")
+        assert "image 2 of 8" in dialog.inner_text()
+        before = dialog.locator("b").inner_text()
+        page.keyboard.press("ArrowDown")
+        assert dialog.locator("b").inner_text() != before
+        page.keyboard.press("Escape")
+        assert dialog.is_hidden()
+        page.locator("#picture-attack").select_option("decoder")
+        assert tiles.count() == 8 * 5
+
+
+def test_every_number_leads_to_its_run(browser: Any, reported: Path) -> None:
+    with Visit(browser, reported) as page:
+        page.locator("#table td.num a").nth(1).click()
+        anchor = page.evaluate("location.hash.slice(1)")
+        section = page.locator(f"[id='{anchor}']")
+        assert "seeds side by side" in section.inner_text()
+        links = section.locator("details.seeds a")
+        assert links.count() == 3 * 9  # seed and eight numbers
+        links.first.click()
+        run = page.locator(f"[id='{page.evaluate('location.hash.slice(1)')}']")
+        assert run.get_attribute("open") is not None
+        text = run.inner_text()
+        for said in ("python -m ssl_split.train --cut", "commit abc1234", "2 min", "attacks.invert --method ridge", "test machine"):
+            assert said in text
+        run.locator("summary", has_text="Configuration").click()
+        assert "algorithm: mocosfl" in run.inner_text()
+
+
+def test_texts_cannot_become_markup(browser: Any, tmp_path: Path) -> None:
+    evil = "<img src=x onerror=alert(1)><script>alert(2)"
+    run = made.make_run(tmp_path / "runs")
+    run = run.rename(run.parent / evil)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(config | {"algorithm": evil, "data_dir": "</script>" + evil, "dataset": evil}))
+    made.add_probe(run, 0.5)
+    made.add_attack(run, 0.03, name=evil.replace("/", ""))
+    made.write_json(run / "env.json", {"commit": "</script>" + evil, "packages": {evil: evil}})
+    made.write_json(tmp_path / "runs" / "jobs.json", {"name": evil, "question": evil, "command": evil, "jobs": [
+        {"run": evil, "label": evil, "state": "failed", "reason": "</script>" + evil, "command": evil, "log": evil, "stage": None,
+         "setting": {}}]})
+    with Visit(browser, write(tmp_path / "runs")) as page:
+        page.locator("details[data-run] > summary").first.click()
+        for summary in page.locator("details[data-run] details > summary").all():
+            summary.click()
+        walk(page)
+        assert page.locator("img").count() == 0
+        assert "onerror=alert(1)" in page.locator("details[data-run]").inner_text()
+        assert page.locator("script").count() == 5  # data, library as it came and as it runs, one sprite, the page's own
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1280, "dark")])
+def test_phone_and_dark_mode(browser: Any, reported: Path, width: int, scheme: str) -> None:
+    """Nothing but scrolling boxes is wider than the window; paper and ink change places."""
+    with Visit(browser, reported, viewport={"width": width, "height": 800}, color_scheme=scheme) as page:
+        walk(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        paper, ink = (sum(page.evaluate(f"getComputedStyle(document.body).{name}.match(/\\d+/g).slice(0, 3).map(Number)"))
+                      for name in ("backgroundColor", "color"))
+        assert (paper < ink) == (scheme == "dark")
+
+
+def test_paper_shows_every_chart(browser: Any, reported: Path) -> None:
+    """Charts that were never scrolled to are drawn before printing."""
+    with Visit(browser, reported) as page:
+        page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+        assert page.locator("#charts .chart:not(:has(svg))").count() == 0
+        page.emulate_media(media="print")
+        assert page.locator("#filters").is_hidden()
+        assert len(page.pdf()) > 50_000
+
+
+def test_a_study_without_attacks_has_a_page(browser: Any, tmp_path: Path) -> None:
+    made.make_run(tmp_path)
+    with Visit(browser, write(tmp_path)) as page:
+        walk(page)
+        assert "nothing to choose from" in page.locator("#decide-app").inner_text()
