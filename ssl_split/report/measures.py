@@ -8,11 +8,11 @@ from typing import Any
 from probes.statistics import MIN_RUNS
 from ssl_split.report import sources
 from ssl_split.report.collect import Outcome, Run
-from ssl_split.report.paragraph import cited, clean, finished, listed, plainly, told, values
+from ssl_split.report.paragraph import CENTRAL, cited, clean, finished, listed, plainly, repeats, told, values
 from ssl_split.report.table import BOUNDS, MONITORS, Group, Study
 
 PROBES = {
-    "linear": "a linear classifier on frozen features", "knn": "k nearest neighbours", "finetune": "fine-tuning on few labels",
+    "linear": "a linear probe", "knn": "k nearest neighbours", "finetune": "fine-tuning on few labels",
     "classifier": "the run's own classifier",
 }
 INVERSION = {
@@ -54,7 +54,7 @@ def outcomes(runs: Iterable[Run], kind: str) -> list[Outcome]:
 
 
 def _traffic(runs: Sequence[Run]) -> list[str]:
-    if all(r.number("mib_per_client") is None for r in runs):
+    if all(r.number("mib_per_client") is None for r in runs if r.algorithm not in CENTRAL):
         return []
     codecs = listed(plainly(v) for name in ("activations", "gradients", "weights", "ema") for v in values(runs, f"wire.{name}"))
     header = values(runs, "wire.header_bytes")
@@ -188,8 +188,10 @@ def _intervals(study: Study) -> list[str]:
         kinds += [f"bootstrap intervals{cited(['efron1979bootstrap'])} over targets (reconstruction scores)"] if bootstrap else []
         said.append(f"For one seed, 95 % intervals are {listed(kinds)}.")
     if any(n > 1 for n in seeds):
-        said.append("Over several seeds we give mean and standard deviation over training seeds; attacker seeds are averaged inside one"
-                    + (f", and from {MIN_RUNS} seeds on a 95 % t-interval." if max(seeds) >= MIN_RUNS else "; two seeds have no interval."))
+        unit = "runs" if any(repeats(g) for g in study.groups) else "seeds"
+        said.append(f"Over several {unit} we give mean and standard deviation"
+                    + ("; an attacker's own seeds are averaged inside a run" if any(g.strongest for g in study.groups) else "")
+                    + (f"; from {MIN_RUNS} {unit} on a 95 % t-interval." if max(seeds) >= MIN_RUNS else f"; two {unit} have no interval."))
     return said
 
 

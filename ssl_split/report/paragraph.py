@@ -13,7 +13,7 @@ from ssl_split.defence_sections import DEFENCES
 from ssl_split.names import ARCHITECTURES, FEDERATED, FEDERATED_SSL, SUPERVISED
 from ssl_split.report import sources
 from ssl_split.report.collect import FINISHED, Run
-from ssl_split.report.table import APART, Study, depth
+from ssl_split.report.table import APART, Group, Study, depth
 
 OPEN, CLOSE = "\ue000", "\ue001"
 """Around the keys of a citation: letters of the private use area, which are taken out of every text of a run."""
@@ -44,6 +44,8 @@ PARTITIONS = {
     "longtail": "with a long tail over the classes (imbalance {partition.imbalance})",
 }
 OPTIMISERS = {"sgd": "SGD", "nesterov": "SGD with Nesterov momentum", "adam": "Adam", "adamw": "AdamW"}
+NORMALISED = {"resnet18", "resnet34", "resnet50", "mobilenetv2", "vgg11", "vgg16"}
+"""Networks that read the field `norm`."""
 CENTRAL = ("moco", "centralised")
 
 
@@ -115,18 +117,18 @@ def _network(runs: Sequence[Run]) -> str:
     nets = [(NETWORKS[a] if a in ARCHITECTURES else "a network of our own") + cited(sources.keys(sources.ARCHITECTURES, a)) for a in found]
     said = f"The network was {listed(nets, 'or') or 'not recorded'}"
     norms = values(runs, "norm")
-    if norms and not set(found) & {"mlp", "vit", "opt"}:
+    if norms and set(found) <= NORMALISED:
         group = f"GroupNorm{cited(['wu2018groupnorm'])} and weight standardisation{cited(['qiao2019weightstandardization'])}"
         said += f" with {listed((group if n == 'group' else 'BatchNorm' for n in norms), 'or')}"
     if values(runs, "width") not in ([], [1.0]):
         said += f", at {told(runs, 'width')} times the published width"
-    cuts = sorted({r.cut for r in runs}, key=depth)
+    cuts = sorted({r.cut for r in runs if r.algorithm not in CENTRAL}, key=depth)
     where = " (spatial convolutions on the client)" if set(found) <= {"resnet18", "resnet34", "resnet50", "vgg11", "vgg16"} else ""
     numbered = [str(c) for c in cuts if isinstance(c, int)]
     if numbered:
         said += f", cut at {listed(numbered)}{where}"
     if "full" in cuts:
-        said += f"{' or' if numbered else ', '} whole on the client"
+        said += f"{' or' if numbered else ','} whole on the client"
     if any(v for v in values(runs, "client_from") + values(runs, "server_from")):
         some = "" if all(r.config.get("client_from") or r.config.get("server_from") for r in runs) else "some "
         said += f"; {some}runs started from the weights of an earlier run"
@@ -168,21 +170,30 @@ def _clients(runs: Sequence[Run]) -> str:
 
 def _optimisation(runs: Sequence[Run], kind: str) -> str:
     known = [OPTIMISERS.get(str(o), clean(o)) for o in values(runs, "optimiser")] if kind == "supervised" else ["SGD"]
-    said = (f"training took {told(runs, 'rounds')} rounds with batches of {told(runs, 'batch_size')} images a client, "
+    said = (f"training took {told(runs, 'rounds')} rounds with batches of {_batch(runs)}, "
             f"{listed(known, 'or')} (momentum {told(runs, 'momentum')}, weight decay {told(runs, 'weight_decay')}), initial rates of "
             f"{told(runs, 'client_lr')} (client) and {told(runs, 'server_lr')} (server), {told(runs, 'schedule')} schedule, in "
             f"{told(runs, 'precision')}")
     if kind == "supervised":
         steps = [r for r in runs if r.config.get("local_steps") is not None]
         epochs = [r for r in runs if r.config.get("local_steps") is None]
-        said += f"; {told(epochs, 'local_epochs')} local epochs a round" if epochs else ""
-        said += f"; {told(steps, 'local_steps')} local steps a round" if steps else ""
-        zeroth = any(r.algorithm == "mu_splitfed" and r.config.get("mu_splitfed.estimator") == "spsa" for r in runs)
-        said += "; MU-SplitFed estimated gradients by two-point differences" if zeroth else ""
+        said += f"; local epochs a round: {told(epochs, 'local_epochs')}" if epochs else ""
+        said += f"; local steps a round: {told(steps, 'local_steps')}" if steps else ""
+        zeroth = {r.config.get("mu_splitfed.estimator") == "spsa" for r in runs if r.algorithm == "mu_splitfed"}
+        some = "some runs of " if len(zeroth) == 2 else ""
+        said += f"; {some}MU-SplitFed estimated gradients by two-point differences" if True in zeroth else ""
     else:
         said += "; " + _contrast(runs, kind)
     trials = sum(r.config.get("max_steps") is not None for r in runs)
     return f"{said}{f'; {trials} of the runs were trials that stopped early' if trials else ''}."
+
+
+def _batch(runs: Sequence[Run]) -> str:
+    """Images in a step: of a client, or of all of them where training is in one place."""
+    if any(r.algorithm not in CENTRAL for r in runs):
+        return f"{told(runs, 'batch_size')} images a client"
+    sizes = [(r.config.get("clients_per_round") or r.config.get("clients"), r.config.get("batch_size")) for r in runs]
+    return f"{listed((plainly(p * b) for p, b in sizes if isinstance(p, int) and isinstance(b, int)), 'or') or '?'} images"
 
 
 def _contrast(runs: Sequence[Run], kind: str) -> str:
@@ -200,7 +211,17 @@ def _seeds(study: Study) -> list[str]:
     counts = sorted({len({r.seed for r in g.runs if r.state == FINISHED}) for g in study.groups} - {0})
     many = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
     seeds = listed(str(s) for s in sorted({r.seed for r in runs}, key=str))
-    return [f"Every setting was trained with {many} {'seed' if counts[-1] == 1 else 'seeds'} ({seeds}); {len(runs)} runs finished."]
+    said = [f"Every setting was trained with {many} {'seed' if counts[-1] == 1 else 'seeds'} ({seeds}); "
+            f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} finished."]
+    if any(repeats(g) for g in study.groups):
+        said.append("Some settings hold several runs of one seed, which are averaged as if they were seeds.")
+    return said
+
+
+def repeats(group: Group) -> bool:
+    """Whether finished runs of a group share a seed: then they differ in something that the setting's name does not say."""
+    seeds = [r.seed for r in group.runs if r.state == FINISHED]
+    return len(set(seeds)) < len(seeds)
 
 
 def _varied(runs: Sequence[Run]) -> list[str]:

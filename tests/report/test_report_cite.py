@@ -98,7 +98,32 @@ def test_only_finished_runs_count(tmp_path: Path) -> None:
     assert cite.methods(read(tmp_path)) == "No training of this study has finished."
     assert cite.bibtex(read(tmp_path)) == ""
     made.make_run(tmp_path, seed=7)
-    assert "with 1 seed (7); 1 runs finished" in cite.methods(read(tmp_path))
+    assert "with 1 seed (7); 1 run finished" in cite.methods(read(tmp_path))
+
+
+def test_runs_of_one_seed_in_one_setting_are_no_seeds(tmp_path: Path) -> None:
+    """An arm that says nothing of the clients: two runs of seed 0 in one group, which the paragraph must not call two seeds."""
+    runs = [made.make_run(tmp_path / "runs", clients=clients) for clients in (5, 20)]
+    job = {"label": "train", "state": "done", "stage": None, "setting": {"arm": "plain", "seed": 0}}
+    made.write_json(tmp_path / "jobs.json", {"name": "arms", "jobs": [{**job, "run": f"runs/{run.name}"} for run in runs]})
+    text = cite.methods(read(tmp_path))
+    assert "with 1 seed (0); 2 runs finished. Some settings hold several runs of one seed" in text
+    assert "Over several runs we give mean" in text
+    assert "Over several seeds" not in text
+
+
+def test_networks_without_normalisation_are_not_said_to_have_one(tmp_path: Path) -> None:
+    made.make_run(tmp_path, arch="alexnet", cut=2)
+    assert "The network was AlexNet (Krizhevsky et al. 2012), cut at 2." in cite.methods(read(tmp_path))
+
+
+def test_training_in_one_place_has_neither_clients_nor_traffic(tmp_path: Path) -> None:
+    """5 clients of 20 images are batches of 100."""
+    made.make_run(tmp_path, algorithm="moco")
+    text = cite.methods(read(tmp_path))
+    assert "batches of 100 images," in text
+    for absent in ("clients", "Traffic", "cut at", "averagings"):
+        assert absent not in text, absent
 
 
 def test_a_defence_stands_with_its_options_and_its_source(tmp_path: Path) -> None:
