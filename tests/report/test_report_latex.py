@@ -1,0 +1,134 @@
+"""Tables in LaTeX: every row has as many cells as there are columns, braces balance, and no text can become a command."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import synthetic_runs as made
+import test_report_leaks as leaking
+
+from ssl_split.report import latex, leaks, page
+from ssl_split.report.collect import collect
+from ssl_split.report.table import Study, study
+
+
+def read(directory: Path) -> Study:
+    """The study of a directory."""
+    return study(collect(directory))
+
+
+def cells(line: str) -> list[str]:
+    """Cells of a row, escaped ampersands apart."""
+    assert line.endswith(r" \\")
+    return [c.strip() for c in re.split(r"(?<!\\)&", line.removesuffix(r" \\"))]
+
+
+def body(text: str) -> list[list[str]]:
+    """Rows between the rules, after checks that hold for every table: columns, spans, braces, environments."""
+    columns = re.search(r"\\begin\{tabular\}\{([lr]+)\}", text)
+    assert columns
+    width = len(columns[1])
+    for command in ("toprule", "midrule", "bottomrule", "begin{table}", "end{table}", "end{tabular}", "caption{", "label{"):
+        assert text.count(f"\\{command}") == 1, command
+    plain = re.sub(r"\\[{}]", "", text)
+    assert plain.count("{") == plain.count("}")
+    head = text.split("\\toprule\n")[1].split("\\midrule")[0].splitlines()
+    if len(head) == 3:
+        spans = [int(m[1]) if (m := re.match(r"\\multicolumn\{(\d+)\}", c)) else 1 for c in cells(head[0])]
+        assert sum(spans) == width
+        assert all(int(a) <= int(b) <= width for a, b in re.findall(r"\\cmidrule\(lr\)\{(\d+)-(\d+)\}", head[1]))
+    assert len(cells(head[-1])) == width
+    rows = [cells(line) for line in text.split("\\midrule\n")[1].split("\\bottomrule")[0].splitlines()]
+    assert all(len(row) == width for row in rows)
+    return rows
+
+
+@pytest.mark.parametrize("letter", "\\{}$&#%_^~<>|\"`[]")
+def test_every_special_character_prints_itself(letter: str) -> None:
+    """Commands and escapes put back give the character again, and it never stands bare."""
+    back = {r"\textbackslash{}": "\\", r"\textasciicircum{}": "^", r"\textasciitilde{}": "~", r"\textless{}": "<", r"\textgreater{}": ">",
+            r"\textbar{}": "|", r"\textquotedbl{}": '"', r"\textasciigrave{}": "`", "{[}": "[", "{]}": "]"}
+    escaped = latex.escape(f"a{letter}b")
+    inner = escaped.removeprefix("a").removesuffix("b")
+    assert inner != letter
+    assert back.get(inner, inner.removeprefix("\\")) == letter
+
+
+def test_escaped_text_is_one_line_without_control_characters() -> None:
+    assert latex.escape(" a\n\nb\t\x00\x1bc ") == " a b c "
+    assert latex.escape("\\\\&{}") == r"\textbackslash{}\textbackslash{}\&\{\}"
+    assert latex.name("tab:run names_{}\\ 1") == "tab:run-names-1"
+
+
+def test_the_main_table_has_the_numbers_of_the_page(tmp_path: Path) -> None:
+    """Six groups of three seeds: mean, deviation and interval."""
+    made.make_study(tmp_path)
+    found = read(tmp_path)
+    text = latex.table(found, page.columns(found), caption="Cuts & attacks", label="tab:main")
+    rows = body(text)
+    assert len(rows) == 6
+    assert rows[0][:3] == ["mocosfl", "1", r"61.8 \% $\pm$ 1.0 {[}59.3, 64.3{]}"]
+    assert [row[-1] for row in rows] == ["3"] * 6
+    assert "\\caption{Cuts \\& attacks}" in text
+    assert text.count("\\multicolumn{3}{c}{Accuracy}") == 1
+
+
+def test_the_table_of_costs(tmp_path: Path) -> None:
+    run = made.make_run(tmp_path)
+    made.add_costs(run, seconds=10, mib=2, reached=True)
+    found = read(tmp_path)
+    (row,) = body(latex.table(found, page.columns(found, page.COSTS), caption="Costs", label="tab:costs"))
+    assert row[:3] == ["monacosfl", "13", "110"]
+    assert r"25.0 \%" in row
+
+
+def test_probes_and_inversions_stand_beside_their_rulers(tmp_path: Path) -> None:
+    made.make_study(tmp_path, cuts=(1,), seeds=2)
+    found = read(tmp_path)
+    rows = body(latex.probes(found, caption="Probes", label="p") or "")
+    assert len(rows) == 4
+    assert rows[0] == ["mocosfl", "1", "0", "linear", r"60.8 \% {[}59.8, 61.8{]}", r"36.0 \%", r"41.0 \%"]
+    rows = body(latex.inversions(found, caption="Attacks", label="a") or "")
+    assert len(rows) == 12
+    ridge = next(row for row in rows if row[3] == "ridge")
+    assert ridge[5:8] == ["0.0074 {[}0.0064, 0.0084{]}", "0.0600", "0.0350"]
+
+
+def test_memberships_and_labels(tmp_path: Path) -> None:
+    run = made.make_run(tmp_path)
+    for attack in (leaking.member, leaking.fewshot, leaking.norm):
+        attack(run)
+    found = read(tmp_path)
+    (row,) = body(latex.findings(found, leaks.memberships(found), caption="Members", label="m") or "")
+    assert row[4] == r"1000 members, 900 others; 0.031 of the members at 1 \% false alarms"
+    assert row[5:] == ["AUC", "0.610 {[}0.580, 0.640{]}", "0.500", "0.520"]
+    rows = body(latex.findings(found, leaks.labels(found), caption="Labels", label="l") or "")
+    assert [row[-1] for row in rows] == ["0.350", "--"]  # raw pixels, where they were asked
+
+
+def test_nothing_measured_is_no_table(tmp_path: Path) -> None:
+    made.make_run(tmp_path)
+    found = read(tmp_path)
+    assert latex.probes(found, caption="", label="") is None
+    assert latex.inversions(found, caption="", label="") is None
+    assert latex.findings(found, leaks.labels(found), caption="", label="") is None
+
+
+def test_names_cannot_become_commands(tmp_path: Path) -> None:
+    evil = "\\input{x} & \\\\ [b] % _"
+    run = made.make_run(tmp_path)
+    config = made.yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(made.yaml.safe_dump(config | {"algorithm": evil}))
+    made.add_probe(run, 0.5)
+    found = read(tmp_path)
+    for text in (latex.table(found, page.columns(found), caption=evil, label=evil), latex.probes(found, caption=evil, label=evil) or ""):
+        (row,) = body(text)
+        assert row[0] == r"\textbackslash{}input\{x\} \& \textbackslash{}\textbackslash{} {[}b{]} \% \_"
+        assert "\\input" not in text
+
+
+def test_a_row_of_another_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="has 1 cells and not 2"):
+        latex.tabular([latex.Head("a"), latex.Head("b")], [["1"]], caption="", label="t")
