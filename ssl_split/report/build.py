@@ -1,24 +1,27 @@
-"""Writes the report: `report.html`, `report.md`, `results.csv` and `figures/`."""
+"""Writes the report: `report.html`, `report.md`, `results.csv`, `figures/` and `paper/`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ssl_split.files import replace_file
-from ssl_split.report import curves, figures, page, rows
+from ssl_split.report import curves, figures, page, paper, rows
 from ssl_split.report.collect import collect
+from ssl_split.report.compare import Comparison, compare
 from ssl_split.report.draw import style
 from ssl_split.report.table import Study, study
 
 HTML, MARKDOWN, CSV, FIGURES = "report.html", "report.md", "results.csv", "figures"
 
 
-def write(directory: Path, *, out: Path | None = None) -> Path:
+def write(directory: Path, *, out: Path | None = None, other: Path | None = None, images: int = page.IMAGES) -> Path:
     """Report on a sweep's directory, a folder of runs, or a single run.
 
     Args:
         directory: What to report on.
         out: Where the report goes; None puts it beside the runs.
+        other: A second study to compare with.
+        images: Reconstructed images per run in the page.
 
     Returns:
         The HTML page.
@@ -27,15 +30,18 @@ def write(directory: Path, *, out: Path | None = None) -> Path:
         FileNotFoundError: nothing to report on.
     """
     made = study(collect(directory))
-    return write_study(made, directory if out is None else out)
+    comparison = None if other is None else compare(made, study(collect(other)))
+    return write_study(made, directory if out is None else out, comparison=comparison, images=images)
 
 
-def write_study(made: Study, out: Path) -> Path:
+def write_study(made: Study, out: Path, *, comparison: Comparison | None = None, images: int = page.IMAGES) -> Path:
     """Write all files of a report."""
     with style():
         drawings = figures.draw(made, out / FIGURES) + curves.draw(made, out / FIGURES)
     rows.write(made, out / CSV)
-    texts = {HTML: page.html(made, drawings, out), MARKDOWN: page.as_markdown(made, drawings, out)}
+    paper.write(made, out)
+    texts = {HTML: page.html(made, drawings, out, images=images, comparison=comparison),
+             MARKDOWN: page.as_markdown(made, drawings, out, comparison)}
     for name, text in texts.items():
         replace_file(out / name, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))  # type: ignore[misc]
     return out / HTML

@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ssl_split.report import leaks, text, verdicts
+from ssl_split.report import cite, leaks, paper, published, text, verdicts
 from ssl_split.report.collect import Outcome, Run
+from ssl_split.report.columns import ATTACK, COSTS, TARGET, columns, parts
+from ssl_split.report.compare import Comparison
 from ssl_split.report.draw import Drawing
 from ssl_split.report.flags import flags
 from ssl_split.report.payload import pack, packed, payload
@@ -31,48 +33,8 @@ SCRIPTS = ("base.js", "filters.js", "decide.js", "charts.js", "curves.js", "tabl
 IMAGES = 8
 """Reconstructed images per run in the page."""
 
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the main table: which value, how written, under which heading."""
-
-    key: str
-    style: str
-    head: str
-    part: str
-    ruler: bool = False
-
-
-ATTACK = "Strongest attack"
-COLUMNS = (
-    Column("accuracy", "percent", "run", "Accuracy"),
-    Column("raw_pixels", "percent", "raw pixels", "Accuracy", ruler=True),
-    Column("untrained", "percent", "untrained", "Accuracy", ruler=True),
-    Column("mib_per_client", "mib", "counted", "MiB per client"),
-    Column("mib_per_client_published_formula", "mib", "formula", "MiB per client"),
-    Column("client_parameters", "count", "parameters", "Client"),
-    Column("client_macs_per_image", "count", "MACs", "Client"),
-    Column("r2", "ratio", "R2", ATTACK),
-    Column("unaware_r2", "ratio", "R2, defence unknown", ATTACK),
-    Column("mse", "score", "MSE", ATTACK),
-    Column("blind_mse", "score", "blind", ATTACK, ruler=True),
-    Column("untrained_mse", "score", "untrained", ATTACK, ruler=True),
-    Column("ssim", "ratio", "SSIM", ATTACK),
-    Column("blind_ssim", "ratio", "blind", ATTACK, ruler=True),
-    Column("untrained_ssim", "ratio", "untrained", ATTACK, ruler=True),
-)
-
-TARGET = "To the target accuracy"
-COSTS = (
-    Column("virtual_seconds", "large", "seconds", "Virtual time"),
-    Column("waiting_share_fastest", "percent", "fastest client waits", "Virtual time"),
-    Column("client_flops_mean", "giga", "client, mean", "GFLOPs"),
-    Column("server_flops", "giga", "server", "GFLOPs"),
-    Column("reached_rounds", "large", "rounds", TARGET),
-    Column("reached_mib", "mib", "MiB, all clients", TARGET),
-    Column("reached_virtual_seconds", "large", "virtual seconds", TARGET),
-)
-"""Columns of the second table: what the training took."""
+NEAREST = 2
+"""Published figures beside each setting: those whose settings are least far from ours."""
 
 
 @dataclass(frozen=True)
@@ -83,17 +45,6 @@ class Picture:
     run: Run
     outcome: Outcome
     link: str
-
-
-def columns(study: Study, among: Sequence[Column] = COLUMNS) -> list[Column]:
-    """The columns for which some group has a number."""
-    return [c for c in among if any(c.key in g.values for g in study.groups)]
-
-
-def parts(shown: list[Column]) -> list[tuple[str, int]]:
-    """Headings over the columns, and how many columns each spans."""
-    names = list(dict.fromkeys(c.part for c in shown))
-    return [(name, sum(c.part == name for c in shown)) for name in names]
 
 
 def anchor(group: Group, value: Value) -> str:
@@ -156,14 +107,17 @@ def code(value: object) -> str:
     return "`" + " ".join(str(value).split()).replace("`", "'").replace("|", "\\|") + "`"
 
 
-def context(study: Study, drawings: list[Drawing], out: Path) -> dict[str, Any]:
+def context(study: Study, drawings: list[Drawing], out: Path, comparison: Comparison | None = None) -> dict[str, Any]:
     """What both templates are given."""
     shown, costs = columns(study), columns(study, COSTS)
     exceptions = [(g, said) for g in study.groups if (said := verdicts.verdict(g))]
     return {
         "study": study, "groups": study.groups, "runs": study.runs, "columns": shown, "parts": parts(shown), "drawings": drawings,
         "costs": costs, "cost_parts": parts(costs), "targets": targets(study), "target_part": TARGET,
-        "sentences": verdicts.sentences(study), "exceptions": exceptions, "flags": flags(study), "pictures": pictures(study, out),
+        "comparison": comparison, "published": published.nearest(published.beside(study), NEAREST), "methods": cite.methods(study),
+        "sentences": verdicts.sentences(study), "exceptions": exceptions,
+        "flags": [*flags(study), *(comparison.flags if comparison else ())],
+        "pictures": pictures(study, out),
         "problems": [g for g in study.groups if g.problems], "attack_column": next((c.key for c in shown if c.part == ATTACK), None),
         "settings": any(g.setting for g in study.groups), "monitor": study.accuracy in MONITORS.values(), "anchor": anchor,
         "seed_value": seed_value, "command": command, "machine": machine,
@@ -176,7 +130,7 @@ def context(study: Study, drawings: list[Drawing], out: Path) -> dict[str, Any]:
     }
 
 
-def html(study: Study, drawings: list[Drawing], out: Path, *, images: int = IMAGES) -> str:
+def html(study: Study, drawings: list[Drawing], out: Path, *, images: int = IMAGES, comparison: Comparison | None = None) -> str:
     """The page. Every text is escaped; the data of the scripts are packed, and nothing runs that is not named by its hash in the page's
     content security policy, which also forbids every request.
 
@@ -185,14 +139,16 @@ def html(study: Study, drawings: list[Drawing], out: Path, *, images: int = IMAG
         drawings: Figures in `figures/`, named for readers without scripts.
         out: Where the page will be.
         images: Reconstructed images per run.
+        comparison: With another study, shown in a section of its own.
     """
     made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
                        lstrip_blocks=True)
     made.filters.update(percent=text.percent)
-    values = context(study, drawings, out)
+    values = context(study, drawings, out, comparison)
     found = sprites(study, images)
     library, app = (STATIC / LIBRARY).read_text(encoding="utf-8"), "".join((STATIC / name).read_text(encoding="utf-8") for name in SCRIPTS)
     body = {**payload(study, out), "columns": [vars(c) for c in columns(study) + columns(study, COSTS)],
+            "paper": [vars(one) for one in paper.texts(study)],
             "sprites": {a: {"rows": s.rows, "images": s.images, "size": s.size, "originals": s.originals} for a, s in found.items()}}
     values |= {
         "style": Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")), "app": Markup(app), "data": packed(body),
@@ -206,9 +162,9 @@ def _hash(script: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(script.encode('utf-8')).digest()).decode('ascii')}"
 
 
-def as_markdown(study: Study, drawings: list[Drawing], out: Path) -> str:
+def as_markdown(study: Study, drawings: list[Drawing], out: Path, comparison: Comparison | None = None) -> str:
     """The Markdown file; texts go through the filters `md` and `code`."""
     made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=False, undefined=StrictUndefined, trim_blocks=True,
                        lstrip_blocks=True)
     made.filters.update(md=markdown, code=code, percent=text.percent)
-    return made.get_template("report.md.j2").render(context(study, drawings, out))
+    return made.get_template("report.md.j2").render(context(study, drawings, out, comparison))

@@ -150,7 +150,8 @@ def _setting(run: Run, varying: Sequence[str]) -> str:
     """What tells a run from others of its algorithm and cut: its arm and its place on further axes, or else every field that differs."""
     if not run.arm:
         return ", ".join(f"{name} {_plain(run.config.get(name))}" for name in varying)
-    axes = {k: v for k, v in run.jobs[0].setting.items() if k != "arm" and k not in APART and k.split(".")[0] in varying}
+    axes = {k: v for k, v in run.jobs[0].setting.items() if k != "arm" and k not in APART
+            and any(name == k or name.startswith(f"{k}.") for name in varying)}
     return ", ".join([run.arm, *(f"{name} {_plain(value)}" for name, value in axes.items())])
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import synthetic_runs as made
 
-from ssl_split.report import build, curves, page, rows
+from ssl_split.report import build, columns, curves, rows
 from ssl_split.report.collect import collect
 from ssl_split.report.draw import style
 from ssl_split.report.table import study
@@ -33,7 +33,7 @@ def test_the_second_table_and_the_csv_hold_the_numbers_of_the_files(tmp_path: Pa
     for seed, reached in ((0, True), (1, False)):
         made.add_costs(made.make_run(tmp_path, seed=seed), seconds=2.0 * (1 + seed), mib=1.5, reached=reached)
     (group,) = study(collect(tmp_path)).groups
-    assert {name: (value.mean, value.n) for name, value in group.values.items() if name in {c.key for c in page.COSTS}} == {
+    assert {name: (value.mean, value.n) for name, value in group.values.items() if name in {c.key for c in columns.COSTS}} == {
         "virtual_seconds": (33.0, 2), "waiting_share_fastest": (0.25, 2), "client_flops_mean": (2.5e9, 2), "server_flops": (4.2e12, 2),
         "reached_rounds": (6.0, 1), "reached_mib": (9.0, 1), "reached_virtual_seconds": (12.0, 1)}
     text = build.write(tmp_path).read_text(encoding="utf-8")
@@ -64,10 +64,10 @@ def test_columns_without_any_number_are_hidden(tmp_path: Path) -> None:
     assert "Time and work" not in (tmp_path / "report.md").read_text(encoding="utf-8")
     made.add_costs(run, seconds=1.0, mib=1.0, waits=None)
     found = study(collect(tmp_path))
-    assert [c.key for c in page.columns(found, page.COSTS)] == ["virtual_seconds", "client_flops_mean", "server_flops"]
+    assert [c.key for c in columns.columns(found, columns.COSTS)] == ["virtual_seconds", "client_flops_mean", "server_flops"]
     text = build.write(tmp_path).read_text(encoding="utf-8")
     assert "Target:" not in made.still(text)
-    assert page.TARGET not in made.still(text)
+    assert columns.TARGET not in made.still(text)
 
 
 def test_lines_against_bytes_and_time(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import synthetic_runs as made
 import test_report_leaks as leaking
 
-from ssl_split.report import latex, leaks, page
+from ssl_split.report import columns, latex, leaks
 from ssl_split.report.collect import collect
 from ssl_split.report.table import Study, study
 
@@ -66,7 +66,7 @@ def test_the_main_table_has_the_numbers_of_the_page(tmp_path: Path) -> None:
     """Six groups of three seeds: mean, deviation and interval."""
     made.make_study(tmp_path)
     found = read(tmp_path)
-    text = latex.table(found, page.columns(found), caption="Cuts & attacks", label="tab:main")
+    text = latex.table(found, columns.columns(found), caption="Cuts & attacks", label="tab:main")
     rows = body(text)
     assert len(rows) == 6
     assert rows[0][:3] == ["mocosfl", "1", r"61.8 \% $\pm$ 1.0 {[}59.3, 64.3{]}"]
@@ -79,7 +79,7 @@ def test_the_table_of_costs(tmp_path: Path) -> None:
     run = made.make_run(tmp_path)
     made.add_costs(run, seconds=10, mib=2, reached=True)
     found = read(tmp_path)
-    (row,) = body(latex.table(found, page.columns(found, page.COSTS), caption="Costs", label="tab:costs"))
+    (row,) = body(latex.table(found, columns.columns(found, columns.COSTS), caption="Costs", label="tab:costs"))
     assert row[:3] == ["monacosfl", "13", "110"]
     assert r"25.0 \%" in row
 
@@ -123,7 +123,7 @@ def test_names_cannot_become_commands(tmp_path: Path) -> None:
     (run / "config.yaml").write_text(made.yaml.safe_dump(config | {"algorithm": evil}))
     made.add_probe(run, 0.5)
     found = read(tmp_path)
-    for text in (latex.table(found, page.columns(found), caption=evil, label=evil), latex.probes(found, caption=evil, label=evil) or ""):
+    for text in (latex.table(found, columns.columns(found), caption=evil, label=evil), latex.probes(found, caption=evil, label=evil) or ""):
         (row,) = body(text)
         assert row[0] == r"\textbackslash{}input\{x\} \& \textbackslash{}\textbackslash{} {[}b{]} \% \_"
         assert "\\input" not in text

@@ -236,6 +236,19 @@ def test_arms_are_named_as_in_the_sweep_and_keep_its_order(tmp_path: Path) -> No
     assert [row["setting"] for row in table(tmp_path)] == expected
 
 
+def test_arms_on_an_axis_inside_a_section_are_kept_apart(tmp_path: Path) -> None:
+    """Two partitions of one arm and seed are two settings, not two seeds."""
+    entries = []
+    for kind in ("shards", "dirichlet"):
+        run = made.make_run(tmp_path / "runs", partition={"kind": kind})
+        setting = {"algorithm": "monacosfl", "cut": 13, "seed": 0, "partition.kind": kind, "arm": "plain"}
+        entries.append({"key": run.name, "label": "plain", "state": "done", "reason": None, "command": "python", "log": "logs/x.log",
+                        "run": f"runs/{run.name}", "seconds": 1.0, "stage": None, "setting": setting})
+    made.write_json(tmp_path / "jobs.json", {"name": "trial", "question": "Why?", "command": "python", "jobs": entries})
+    assert [(g.setting, len(g.runs)) for g in read(tmp_path).groups] == [("plain, partition.kind shards", 1),
+                                                                         ("plain, partition.kind dirichlet", 1)]
+
+
 def test_runs_outside_the_sweep_are_counted_not_shown(tmp_path: Path) -> None:
     jobs_file(tmp_path)
     made.make_run(tmp_path / "runs", cut=9)

@@ -151,6 +151,50 @@ def test_all_files_are_written(reported: Path) -> None:
     assert {link for link in re.findall(r"\]\(#([^)]+)\)", text)} <= anchors
 
 
+def test_texts_for_a_paper(reported: Path) -> None:
+    """Files and page hold the same; the paragraph names what was run, the bibliography what it cites."""
+    files = {p.name: p.read_text(encoding="utf-8") for p in (reported / "paper").iterdir()}
+    assert set(files) == {"methods.txt", "methods.tex", "references.bib", "table-cuts.tex", "table-probes.tex", "table-inversions.tex"}
+    text = (reported / "report.html").read_text(encoding="utf-8")
+    assert {one["file"]: one["text"] + "\n" for one in made.data_of(text)["paper"]} == files
+    assert "MonAcoSFL" in files["methods.txt"]
+    assert set(re.findall(r"\\cite[tp]?\{([^}]*)\}", files["methods.tex"])) != set()
+    for key in {k for keys in re.findall(r"\\cite[tp]?\{([^}]*)\}", files["methods.tex"]) for k in keys.split(",")}:
+        assert f"{{{key.strip()}," in files["references.bib"]
+    assert "## Methods" in (reported / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_second_study_stands_beside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made.make_study(tmp_path / "one", seeds=1, cuts=(1, 9))
+    made.make_study(tmp_path / "two", seeds=1, cuts=(9, 17))
+    assert main([str(tmp_path / "one"), "--compare", str(tmp_path / "two"), "--pictures", "0"]) == 0
+    assert "report.html" in capsys.readouterr().out
+    text = (tmp_path / "one" / "report.html").read_text(encoding="utf-8")
+    section = text[text.index('<section id="compare">') : text.index('<section id="paper">')]
+    assert "2 of 4" in section
+    assert section.count("equal") >= 2
+    assert "Only here: 2" in section
+    assert "Only there: 2" in section
+    assert made.data_of(text)["sprites"] == {}
+    assert "## Comparison with" in (tmp_path / "one" / "report.md").read_text(encoding="utf-8")
+    with pytest.raises(FileNotFoundError, match="no directory"):
+        main([str(tmp_path / "one"), "--compare", str(tmp_path / "none")])
+    with pytest.raises(ValueError, match="--pictures -1"):
+        main([str(tmp_path / "one"), "--pictures", "-1"])
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_published_figures_stand_beside_ours(tmp_path: Path) -> None:
+    run = made.make_run(tmp_path, algorithm="mocosfl", cut=1, dataset="cifar10")
+    made.add_probe(run, 0.8)
+    text = page(tmp_path)
+    section = text[text.index('<section id="published">') : text.index('<section id="paper">')]
+    assert "87.8" in section
+    assert "rounds: 10 (published 200)" in section
+    assert "rounds: 10 (published 200)" in (tmp_path / "report.md").read_text(encoding="utf-8").replace("\\", "")
+
+
 def test_equal_files_give_an_equal_page(tmp_path: Path) -> None:
     made.make_study(tmp_path, seeds=1, cuts=(1,))
     assert page(tmp_path) == page(tmp_path)
