@@ -1,16 +1,17 @@
-"""Writes the report: `report.html`, `report.md`, `results.csv` and `figures/`."""
+"""Writes the report: `report.html`, `report.md`, `results.csv` (and `results.parquet`, with the extra `analysis`) and `figures/`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ssl_split.files import replace_file
-from ssl_split.report import curves, figures, page, rows
+from ssl_split.report import curves, figures, page, parquet, rows
 from ssl_split.report.collect import collect
 from ssl_split.report.draw import style
 from ssl_split.report.table import Study, study
 
 HTML, MARKDOWN, CSV, FIGURES = "report.html", "report.md", "results.csv", "figures"
+PARQUET = "results.parquet"
 
 
 def write(directory: Path, *, out: Path | None = None) -> Path:
@@ -35,6 +36,7 @@ def write_study(made: Study, out: Path) -> Path:
     with style():
         drawings = figures.draw(made, out / FIGURES) + curves.draw(made, out / FIGURES)
     rows.write(made, out / CSV)
+    parquet.write(made, out / PARQUET)
     texts = {HTML: page.html(made, drawings, out), MARKDOWN: page.as_markdown(made, drawings, out)}
     for name, text in texts.items():
         replace_file(out / name, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))  # type: ignore[misc]
