@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssl_split import fields, locks
+from ssl_split import events, fields, locks
 from ssl_split.files import read_line
 from ssl_split.report import collect as collecting
 from ssl_split.report import leaks, rows
@@ -195,7 +195,8 @@ def outcome(run: Run) -> dict[str, Any]:
 
 
 def disk(folder: Path) -> tuple[int, float]:
-    """Bytes of the files in a directory, and when one of them last changed; links are not followed."""
+    """Bytes of the files in a directory, and when one of them last changed, but for event files, which say nothing new; links are not
+    followed."""
     size, changed = 0, 0.0
     for place, _, names in os.walk(folder):
         for name in names:
@@ -203,7 +204,9 @@ def disk(folder: Path) -> tuple[int, float]:
                 found = os.lstat(os.path.join(place, name))
             except FileNotFoundError:  # a temporary file that has got its name since
                 continue
-            size, changed = size + found.st_size, max(changed, found.st_mtime)
+            size += found.st_size
+            if os.path.basename(place) != events.FOLDER:
+                changed = max(changed, found.st_mtime)
     return size, changed
 
 

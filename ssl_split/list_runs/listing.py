@@ -138,7 +138,7 @@ def show(rows: Sequence[Row], *, form: str, more: Sequence[str] = ()) -> None:
         table = [(*_HEADING, *more, ""), *((*_cells(row), *(plain(field(row, name)) for name in more), note(row[1])) for row in rows)]
         print("\n".join(aligned(table)) if rows else "no run")
         total = sum(known["bytes_on_disk"] for _, known in rows)
-        print(f"{len(rows)} runs, {size(total)}", file=sys.stderr)
+        print(f"{many(len(rows))}, {size(total)}", file=sys.stderr)
         return
     plain_rows = [{**row[1], "changed": moment(row[1]["changed"]), **{name: field(row, name) for name in more}} for row in rows]
     if form == "json":
@@ -183,6 +183,11 @@ def aligned(table: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
+def many(count: int) -> str:
+    """A number of runs, in words: 1 run, 2 runs."""
+    return f"{count} run" if count == 1 else f"{count} runs"
+
+
 def size(count: int) -> str:
     """Bytes: 12 KiB, 3.4 MiB, 1.2 GiB."""
     for unit, name in ((2**30, "GiB"), (MIB, "MiB")):
@@ -221,7 +226,7 @@ def tensorboard(rows: Sequence[Row]) -> int:
         except (ValueError, FileNotFoundError) as error:
             failed += 1
             print(f"no event files of {run.directory}: {error}", file=sys.stderr)
-    print(f"wrote the event files of {len(rows) - failed} runs")
+    print(f"wrote the event files of {many(len(rows) - failed)}")
     if len(rows) > failed:
         above = os.path.commonpath([os.path.abspath(run.directory) for run, _ in rows])
         print(f"look at them with: tensorboard --logdir {os.path.relpath(above)}")

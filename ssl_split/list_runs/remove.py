@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ssl_split import locks, runs
-from ssl_split.list_runs.listing import Row, age, size, state
+from ssl_split.list_runs.listing import Row, age, many, size, state
 
 CONFIG = "config.yaml"
 
@@ -34,12 +34,12 @@ def command(rows: Sequence[Row], *, yes: bool) -> int:
     for _, known in rows:
         print(f"{known['directory']}   {state(known)}   {size(known['bytes_on_disk'])}   changed {age(known['changed'])} ago")
     total = size(sum(known["bytes_on_disk"] for _, known in rows))
-    if not yes and not _agreed(f"remove {'this run' if len(rows) == 1 else f'these {len(rows)} runs'} ({total})? [y/N] "):
+    if not yes and not _agreed(f"remove {many(len(rows))} ({total})? [y/N] "):
         print("nothing was removed")
         return 1
     for run, _ in rows:
         remove(run.directory)
-    print(f"removed {len(rows)} {'run' if len(rows) == 1 else 'runs'} ({total})")
+    print(f"removed {many(len(rows))} ({total})")
     return 0
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import synthetic_runs as made
 
-from ssl_split import events, fields, train
+from ssl_split import events, fields, runs, train
 from ssl_split.list_runs.__main__ import main
 from tests.train.tiny import tiny
 
@@ -44,6 +44,7 @@ def test_runs_that_exist_get_event_files(tmp_path: Path, capsys: pytest.CaptureF
     run = made.make_run(tmp_path)
     made.add_probe(run, 0.5)
     made.add_attack(run, 0.03)
+    (_, changed) = runs.disk(run)
     for _ in range(2):
         assert main([str(tmp_path), "--tensorboard"]) == 0
         assert "tensorboard --logdir" in capsys.readouterr().out
@@ -61,6 +62,7 @@ def test_runs_that_exist_get_event_files(tmp_path: Path, capsys: pytest.CaptureF
         assert text.tensor_proto.string_val[0] == b"A sentence."
         assert "_hparams_/session_start_info" in found.summary_metadata
     assert len(list((run / "tensorboard").iterdir())) == 2
+    assert runs.disk(run)[1] == changed
 
 
 @needs_tensorboard
@@ -70,7 +72,7 @@ def test_a_damaged_run_does_not_stop_the_others(tmp_path: Path, capsys: pytest.C
     assert main([str(tmp_path), "--tensorboard"]) == 1
     shown = capsys.readouterr()
     assert "result.json is damaged" in shown.err
-    assert "wrote the event files of 1 runs" in shown.out
+    assert "wrote the event files of 1 run" in shown.out
     assert scalars(good, "training/loss") == logged(good, "loss")
 
 
