@@ -45,7 +45,7 @@ RESULTS_VERSION = 1
 """Raised by hand whenever equal configurations give other numbers than before."""
 
 UNFINGERPRINTED = ("name", "data_dir", "download", "device", "threads", "out", "checkpoint_every_seconds", "keep_checkpoints",
-                   "allocator", "engine", "target_accuracy", "record_wire")
+                   "allocator", "engine", "target_accuracy", "record_wire", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -170,6 +170,7 @@ class Config:
     keep_checkpoints: int = field(2, "newest checkpoints that are kept", low=1)
     target_accuracy: float | None = field(None, "say when validation first reached this: rounds, bytes, virtual seconds", above=0, high=1)
     record_wire: int = field(0, "keep what crossed the wire in the last so many steps, with its images, for attacks (0: nothing)", low=0)
+    tensorboard: bool = field(False, "keep event files for TensorBoard in the run directory (extra: tensorboard)")
     max_steps: int | None = field(None, "stop after this many steps, for a trial", low=1)
     out: str = field("runs", "parent folder of runs")
 

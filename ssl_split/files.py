@@ -1,4 +1,5 @@
-"""Files that are either absent, old or whole."""
+"""Files that are either absent, old or whole. Tensors are the business of two functions alone, which import what they need: reading a
+result must not take the seconds that PyTorch takes."""
 
 from __future__ import annotations
 
@@ -7,11 +8,10 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -45,8 +45,29 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is damaged: it is not JSON") from None
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Mappings in a file of JSON lines, none where there is no file; a line that was being written when the process was
+    killed is left out."""
+    if not path.is_file():
+        return []
+    with path.open("rb") as file:
+        return [values for line in file if (values := read_line(line)) is not None]
+
+
+def read_line(line: bytes) -> dict[str, Any] | None:
+    """The mapping in a line of JSON, or None."""
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) else None
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Write a safetensors file whose header carries JSON values under their names."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
     plain = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
 
     def save(temporary: Path) -> None:
@@ -60,6 +81,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
 
 def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
     """The tensors whose names begin with `prefix`, under the rest of their names."""
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, "pt") as file:
             return {name[len(prefix) :]: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118

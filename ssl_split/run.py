@@ -32,7 +32,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ssl_split import __version__
+from ssl_split import __version__, locks
 from ssl_split import config as configuration
 from ssl_split.config import RESULTS_VERSION, Config
 from ssl_split.data import images
@@ -270,18 +270,9 @@ def locked(run_dir: Path) -> Iterator[None]:
         ValueError: another process holds it.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("a+b") as file:
-        try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"another process is training in {run_dir}") from None
+    with locks.hold(run_dir / locks.FILE) as free:
+        if not free:
+            raise ValueError(f"another process is training in {run_dir}")
         yield
 
 

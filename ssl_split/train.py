@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from probes import classifier, knn
-from ssl_split import allocator, display, fields, record
+from ssl_split import allocator, display, events, fields, record
 from ssl_split import config as configuration
 from ssl_split import resume as resuming
 from ssl_split import run as runs
@@ -77,7 +77,11 @@ def run(config: Config, *, resume: bool = False, tamper: Tap | None = None, on_l
         raise ValueError(f"{folder} exists or is to be resumed: a run whose wire is tampered with starts in a folder of its own")
     if tamper is not None and config.record_wire:
         raise ValueError("record_wire keeps what an honest server sends; it cannot be had with tamper")
+    if config.tensorboard:
+        events.check()
     if (folder / "result.json").is_file():
+        if config.tensorboard:
+            events.write(folder)
         return Run(folder, runs.read_json(folder / "result.json"))
     newest = resuming.newest_readable(folder)
     if newest is not None and not resume:
@@ -102,12 +106,13 @@ def run(config: Config, *, resume: bool = False, tamper: Tap | None = None, on_l
         if newest is not None:
             log(f"resuming {folder} at step {state.step} of {training.total_steps}")
         log(_headline(training))
-        with _stop_signals() as stopped:
-            seconds = -time.monotonic()
-            seen = _loop(training, state, saved, stopped, tamper)
-            seconds += time.monotonic()
-        result = summarise(training, state, images=seen, seconds=seconds)
-        runs.write_json(folder / "result.json", result)
+        with events.following(folder) if config.tensorboard else nullcontext():
+            with _stop_signals() as stopped:
+                seconds = -time.monotonic()
+                seen = _loop(training, state, saved, stopped, tamper)
+                seconds += time.monotonic()
+            result = summarise(training, state, images=seen, seconds=seconds)
+            runs.write_json(folder / "result.json", result)
     return Run(folder, result)
 
 

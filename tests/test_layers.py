@@ -6,14 +6,14 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     ("ssl_split.tree", "ssl_split.rng", "ssl_split.config", "ssl_split.names", "ssl_split.refusals", "ssl_split.sections",
-     "ssl_split.defence_sections", "ssl_split.fields", "ssl_split.files", "ssl_split.display", "ssl_split.allocator"),
+     "ssl_split.defence_sections", "ssl_split.fields", "ssl_split.files", "ssl_split.locks", "ssl_split.display", "ssl_split.allocator"),
     ("ssl_split.models", "ssl_split.data", "ssl_split.objectives", "ssl_split.optim", "ssl_split.quality"),
     ("ssl_split.channel", "ssl_split.clock", "ssl_split.delivery", "ssl_split.clients", "ssl_split.defences", "ssl_split.traffic"),
     ("ssl_split.algorithms",),
-    ("ssl_split.run", "ssl_split.resume", "ssl_split.dissimilarity", "probes"),
+    ("ssl_split.run", "ssl_split.resume", "ssl_split.dissimilarity", "ssl_split.events", "probes"),
     ("ssl_split.train", "ssl_split.training", "ssl_split.summary", "ssl_split.record"),
     ("attacks",),
-    ("ssl_split.sweep", "ssl_split.report"),
+    ("ssl_split.sweep", "ssl_split.report", "ssl_split.runs", "ssl_split.list_runs"),
 ]
 
 

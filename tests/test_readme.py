@@ -10,6 +10,7 @@ from attacks import gradient, hijack, invert, label, membership
 from probes import classifier, finetune, knn, linear
 from ssl_split import config as configuration
 from ssl_split import fields, train
+from ssl_split.list_runs import __main__ as list_runs
 from ssl_split.sweep import plan
 from ssl_split.sweep.__main__ import overrides, parser
 
@@ -22,6 +23,7 @@ OPTIONS = {"attacks.invert": invert.Options, "attacks.label": label.Options, "at
 
 def _commands() -> list[list[str]]:
     texts = [(ROOT / "README.md").read_text(encoding="utf-8")]
+    texts += [(ROOT / "docs" / "runs.md").read_text(encoding="utf-8")]
     texts += [p.read_text(encoding="utf-8") for p in sorted((ROOT / "configs").rglob("*.yaml"))]
     found = [match.group(1) for text in texts for match in re.finditer(r"python -m ([a-z_.]+[^`\n#]*)", text)]
     return [shlex.split(command.split("   ")[0]) for command in found]
@@ -36,7 +38,9 @@ def test_command_is_accepted(words: list[str]) -> None:
     module, *argv = words
     if module in ("venv", "pip", "pytest", "ssl_split.report", "ssl_split.models"):
         return
-    if module == "ssl_split.train":
+    if module == "ssl_split.list_runs":
+        list_runs.parser().parse_args(argv)
+    elif module == "ssl_split.train":
         train.parse(argv)
     elif module == "ssl_split.sweep":
         known, flags = parser().parse_known_args(argv)

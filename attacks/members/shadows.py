@@ -38,7 +38,8 @@ def configuration(config: Config, *, images: int, number: int, out: Path, device
     drawn = None if config.clients_per_round is None else min(config.clients_per_round, clients)
     return config.replace(seed=SEED + number, name="shadow", out=str(out), device=device, clients=clients, clients_per_round=drawn,
                           train_images=None, validation_fraction=0.0, validate_every_rounds=0, divergence_every_rounds=0,
-                          perturbation_every_rounds=0, target_accuracy=None, published_selection=False, keep_checkpoints=1)
+                          perturbation_every_rounds=0, target_accuracy=None, published_selection=False, keep_checkpoints=1,
+                          tensorboard=False)
 
 
 def prepare(config: Config, dataset: Dataset, *, own: ImageSet, candidates: ImageSet, encoders: int, online: bool, folder: Path,

@@ -1,17 +1,18 @@
-"""Writes the report: `report.html`, `report.md`, `results.csv`, `figures/` and `paper/`."""
+"""Writes the report: `report.html`, `report.md`, `results.csv` (with the extra `analysis` also `results.parquet`), `figures/` and `paper/`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ssl_split.files import replace_file
-from ssl_split.report import curves, figures, page, paper, rows
+from ssl_split.report import curves, figures, page, paper, parquet, rows
 from ssl_split.report.collect import collect
 from ssl_split.report.compare import Comparison, compare
 from ssl_split.report.draw import style
 from ssl_split.report.table import Study, study
 
 HTML, MARKDOWN, CSV, FIGURES = "report.html", "report.md", "results.csv", "figures"
+PARQUET = "results.parquet"
 
 
 def write(directory: Path, *, out: Path | None = None, other: Path | None = None, images: int = page.IMAGES) -> Path:
@@ -39,6 +40,7 @@ def write_study(made: Study, out: Path, *, comparison: Comparison | None = None,
     with style():
         drawings = figures.draw(made, out / FIGURES) + curves.draw(made, out / FIGURES)
     rows.write(made, out / CSV)
+    parquet.write(made, out / PARQUET)
     paper.write(made, out)
     texts = {HTML: page.html(made, drawings, out, images=images, comparison=comparison),
              MARKDOWN: page.as_markdown(made, drawings, out, comparison)}

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ssl_split.files import read_json
+from ssl_split.fields import flatten as flatten
+from ssl_split.files import read_json, read_lines
 from ssl_split.traffic import MIB
 
 FINISHED, UNFINISHED, MISSING, DAMAGED = "finished", "unfinished", "missing", "damaged"
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where PyYAML came with libyaml
+
 
 REACHED = ("rounds", "mib", "virtual_seconds")
 """What it can take to reach a target accuracy; MiB are those of all clients."""
@@ -135,25 +139,39 @@ def collect(directory: Path) -> Collection:
     """
     if not directory.is_dir():
         raise FileNotFoundError(f"there is no directory {directory}")
-    book = _book(directory / "jobs.json")
-    jobs = tuple(_job(j) for j in book.get("jobs", []))
-    if jobs:
-        folders = list(dict.fromkeys(directory / j.run for j in jobs))
-    else:
+    book, jobs = read_jobs(directory)
+    planned = jobs_by_run(directory, jobs)
+    folders = list(planned)
+    if not jobs:
         folders = [directory] if (directory / "config.yaml").is_file() else sorted(
             p.parent for pattern in ("*/config.yaml", "runs/*/config.yaml") for p in directory.glob(pattern))
     if not folders:
         raise FileNotFoundError(f"there is no run in {directory}: a run is a directory with a config.yaml")
-    runs = [_run(folder, [j for j in jobs if directory / j.run == folder]) for folder in folders]
+    runs = [read_run(folder, planned.get(folder, ())) for folder in folders]
     question, command = book.get("question"), book.get("command")
-    return Collection(directory, str(book.get("name") or directory.resolve().name), question, command, tuple(_label(_anchor(runs))), jobs)
+    return Collection(directory, str(book.get("name") or directory.resolve().name), question, command, identify(runs), jobs)
 
 
-def _book(file: Path) -> dict[str, Any]:
+def read_jobs(directory: Path) -> tuple[dict[str, Any], tuple[Job, ...]]:
+    """The job list of a sweep's directory as it stands in its file, and its jobs; empty where there is none.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    file = directory / "jobs.json"
     values = read_json(file) if file.is_file() else {}
-    if not isinstance(values, dict) or not isinstance(values.get("jobs", []), list):
+    listed = values.get("jobs", []) if isinstance(values, dict) else None
+    if not isinstance(listed, list) or not all(isinstance(j, Mapping) for j in listed):
         raise ValueError(f"{file} is damaged: it holds no list of jobs")
-    return values
+    return values, tuple(_job(j) for j in listed)
+
+
+def jobs_by_run(directory: Path, jobs: Sequence[Job]) -> dict[Path, list[Job]]:
+    """Jobs under the run directory that they are on, in order."""
+    made: dict[Path, list[Job]] = {}
+    for job in jobs:
+        made.setdefault(directory / job.run, []).append(job)
+    return made
 
 
 def _job(values: Mapping[str, Any]) -> Job:
@@ -161,8 +179,14 @@ def _job(values: Mapping[str, Any]) -> Job:
                str(values.get("run")), values.get("seconds"), values.get("stage"), values.get("setting") or {})
 
 
-def _run(folder: Path, jobs: list[Job]) -> Run:
-    """Whatever of a run can be read."""
+def read_run(folder: Path, jobs: Sequence[Job] = (), *, metrics: bool = True) -> Run:
+    """Whatever of a run can be read.
+
+    Args:
+        folder: The run directory.
+        jobs: Of the sweep, those on this run.
+        metrics: Whether to read what was logged during training too, most of the work.
+    """
     problems: list[str] = []
     config = _mapping(folder / "config.yaml", problems) or dict(jobs[0].setting if jobs else {})
     result = _mapping(folder / "result.json", problems)
@@ -175,11 +199,11 @@ def _run(folder: Path, jobs: list[Job]) -> Run:
                 outcomes.append(Outcome(kind, name, name, place, values))
     state, reason = _state(folder, result, jobs, problems)
     environment = _mapping(folder / "env.json", problems)
-    return Run(folder.resolve().name, "", folder, state, reason, flatten(config), result, environment, _metrics(folder / "metrics.jsonl"),
-               tuple(outcomes), tuple(problems), tuple(jobs))
+    return Run(folder.resolve().name, "", folder, state, reason, flatten(config), result, environment,
+               tuple(read_lines(folder / "metrics.jsonl")) if metrics else (), tuple(outcomes), tuple(problems), tuple(jobs))
 
 
-def _state(folder: Path, result: Mapping[str, Any], jobs: list[Job], problems: list[str]) -> tuple[str, str | None]:
+def _state(folder: Path, result: Mapping[str, Any], jobs: Sequence[Job], problems: list[str]) -> tuple[str, str | None]:
     if result.get("finished"):
         return FINISHED, None
     training = next((j for j in jobs if j.stage is None), None)
@@ -196,7 +220,7 @@ def _mapping(file: Path, problems: list[str]) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        values = read_json(file) if file.suffix == ".json" else yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = read_json(file) if file.suffix == ".json" else yaml.load(file.read_text(encoding="utf-8"), _LOADER)
     except (OSError, ValueError, yaml.YAMLError):
         values = None
     if not isinstance(values, dict):
@@ -205,27 +229,9 @@ def _mapping(file: Path, problems: list[str]) -> dict[str, Any]:
     return values
 
 
-def _metrics(file: Path) -> tuple[Mapping[str, Any], ...]:
-    """Lines of `metrics.jsonl`; one that was being written when the run was killed is left out."""
-    if not file.is_file():
-        return ()
-    lines = []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(values, dict):
-            lines.append(values)
-    return tuple(lines)
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
-    return flat
+def identify(runs: Sequence[Run]) -> tuple[Run, ...]:
+    """Runs that are looked at together, each with an anchor of its own, variants of a probe or attack named by what differs among them."""
+    return tuple(_label(_anchor(list(runs))))
 
 
 def _anchor(runs: list[Run]) -> list[Run]:

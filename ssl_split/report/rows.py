@@ -68,9 +68,16 @@ def _run(run: Run, setting: str) -> dict[str, Any]:
 
 
 def _outcome(outcome: Outcome, *, strongest: bool) -> dict[str, Any]:
+    values, seeds = outcome.values, outcome.values.get("seeds")
+    return {"kind": outcome.kind, "name": outcome.name, "label": outcome.label, "outcome_state": "done", **scores(outcome),
+            "attacker_seeds": len(seeds) if isinstance(seeds, list) else None, "strongest": strongest or None,
+            "options": json.dumps(values.get("options"), sort_keys=True, default=str), "directory": str(outcome.directory)}
+
+
+def scores(outcome: Outcome) -> dict[str, Any]:
+    """What a probe or attack found, with its intervals and rulers, by column."""
     values = outcome.values
-    known: dict[str, Any] = {"kind": outcome.kind, "name": outcome.name, "label": outcome.label, "outcome_state": "done"}
-    known |= {k: values.get(k) for k in (PROBE if outcome.kind == "probe" else ATTACK)}
+    known = {k: values.get(k) for k in (PROBE if outcome.kind == "probe" else ATTACK)}
     known |= {f"{r}_{k}": outcome.number(r, k) for r in RULERS for k in ("accuracy", "low", "high") if outcome.kind == "probe"}
     known |= {k: outcome.number(*keys) for k, keys in NESTED.items() if outcome.kind == "attack"}
     intervals = values.get("intervals")
@@ -78,9 +85,7 @@ def _outcome(outcome: Outcome, *, strongest: bool) -> dict[str, Any]:
         ends = intervals.get(score) if isinstance(intervals, Mapping) else None
         if isinstance(ends, list) and len(ends) == 2:
             known |= {f"{score}_low": ends[0], f"{score}_high": ends[1]}
-    seeds = values.get("seeds")
-    return known | {"attacker_seeds": len(seeds) if isinstance(seeds, list) else None, "strongest": strongest or None,
-                    "options": json.dumps(values.get("options"), sort_keys=True, default=str), "directory": str(outcome.directory)}
+    return known
 
 
 def _no_result(job: Job) -> bool:

@@ -159,8 +159,10 @@ def _seed(run: Run) -> tuple[bool, Any]:
     return not isinstance(run.seed, int), run.seed if isinstance(run.seed, int) else str(run.seed)
 
 
-def _varying(runs: Iterable[Run]) -> list[str]:
+def _varying(runs: Sequence[Run]) -> list[str]:
     """Fields in which finished or begun runs differ, besides algorithm, cut and seed."""
+    if len(runs) < 2:
+        return []
     texts: dict[str, set[str]] = {}
     for run in runs:
         for key, value in run.config.items():

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from tiny import TINY, tiny
 
@@ -140,7 +141,7 @@ def test_full_disk_while_saving_keeps_the_last_checkpoint(tmp_path: Path, monkey
     """The write of the third checkpoint fails as on a full disk."""
 
 
-    real, calls = files.save_file, []
+    real, calls = safetensors.torch.save_file, []
 
     def full(tensors, path, metadata):
         calls.append(path)
@@ -149,7 +150,7 @@ def test_full_disk_while_saving_keeps_the_last_checkpoint(tmp_path: Path, monkey
             raise OSError(28, "No space left on device")
         real(tensors, path, metadata)
 
-    monkeypatch.setattr(files, "save_file", full)
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
     import yaml
 
     path = tmp_path / "config.yaml"

@@ -1,0 +1,1 @@
+"""Lists, compares and removes runs, and writes their event files for TensorBoard."""
