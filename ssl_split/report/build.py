@@ -1,4 +1,4 @@
-"""Writes the report: `report.html`, `report.md`, `results.csv` (with the extra `analysis` also `results.parquet`), `figures/` and `paper/`."""
+"""Writes the report: `report.html`, `report.md`, `results.csv` (also `.parquet`, with the extra `analysis`), `figures/` and `paper/`."""
 
 from __future__ import annotations
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,16 @@ class Run:
             sent = self.number("reached", "bytes")
             return None if sent is None else sent / MIB
         return self.number("reached", what)
+
+    @cached_property
+    def _kept(self) -> dict[tuple[str, ...], Any]:
+        return {}
+
+    def kept(self, key: tuple[str, ...], make: Callable[[], Any]) -> Any:
+        """What was computed of this run before under this key, or is now."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
 
     def of(self, kind: str) -> list[Outcome]:
         """Its probes or its attacks."""

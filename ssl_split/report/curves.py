@@ -128,14 +128,24 @@ def known(study: Study) -> list[Curve]:
 def line(run: Run, name: str, axis: Axis = ROUND) -> list[tuple[float, float]]:
     """A metric over training: round (fractions where a round has several syncs), or another axis, and value. Empty where the axis stays at
     0, as bytes do without clients."""
+    return run.kept(("line", name, axis.name), lambda: _line(run, name, axis))
+
+
+def _line(run: Run, name: str, axis: Axis) -> list[tuple[float, float]]:
+    found = [(m, value) for m in run.metrics if name in m and (value := _metric(m, name)) is not None]
+    if not found:
+        return []
     if axis.key:
-        points = [(at / axis.unit, value) for m in run.metrics
-                  if (value := _metric(m, name)) is not None and (at := number(m, axis.key)) is not None]
+        points = [(at / axis.unit, value) for m, value in found if (at := number(m, axis.key)) is not None]
         return points if any(at > 0 for at, _ in points) else []
-    steps = [(m, value) for m in run.metrics if (value := _metric(m, name)) is not None and number(m, "step") is not None]
+    total, rounds = run.kept(("length",), lambda: _length(run))
+    return [(step / total * rounds if total else 0.0, value) for m, value in found if (step := number(m, "step")) is not None]
+
+
+def _length(run: Run) -> tuple[float, float]:
+    """Last step, and rounds."""
     total = max((number(m, "step") or 0.0 for m in run.metrics), default=0.0)
-    rounds = run.number("rounds") or max((number(m, "round") or 0.0 for m in run.metrics), default=0.0) or 1.0
-    return [((number(m, "step") or 0.0) / total * rounds if total else 0.0, value) for m, value in steps]
+    return total, run.number("rounds") or max((number(m, "round") or 0.0 for m in run.metrics), default=0.0) or 1.0
 
 
 def _metric(values: Mapping[str, Any], name: str) -> float | None:

@@ -38,6 +38,7 @@ function describe(group) {
 // Draws make(width) into a node; returns what draws it again.
 const pending = new Map();
 const near = new IntersectionObserver((entries) => { for (const e of entries) if (e.isIntersecting && pending.has(e.target)) pending.get(e.target)(); }, {rootMargin: "600px"});
+const later = (node, paint) => { pending.set(node, paint); near.unobserve(node); near.observe(node); };
 const sizes = new ResizeObserver((entries) => { for (const e of entries) if (e.target.redraw && Math.abs(e.target.clientWidth - e.target.drawnAt) > 8) e.target.redraw(); });
 
 function chart(node, make) {
@@ -47,7 +48,7 @@ function chart(node, make) {
     const options = make(Math.max(280, node.clientWidth || 640));
     node.replaceChildren(...(options ? [options instanceof Node ? options : drawing(options)] : [h("p", {class: "muted"}, "There is nothing to draw for these settings.")]));
   };
-  const draw = () => { pending.set(node, paint); near.unobserve(node); near.observe(node); };
+  const draw = () => later(node, paint);
   node.redraw = draw;
   sizes.observe(node);
   return draw;

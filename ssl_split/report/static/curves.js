@@ -38,8 +38,8 @@ function curves() {
   root.append(h("div", {class: "slider"}, h("label", {for: "panels"}, "One panel for each"), select));
   const drawn = data.curves.map((curve, i) => {
     const node = h("div", {class: "panels"});
-    const draw = () => { if (made.open) panels(node, curve, across, shown()); };
-    const made = h("details", {id: `figure-${curve.name}`, open: i < 2, ontoggle: draw}, h("summary", {}, h("b", {}, curve.title), " ", h("small", {}, curve.caption)), node);
+    const draw = () => later(node, () => { pending.delete(node); panels(node, curve, across, shown()); });
+    const made = h("details", {id: `figure-${curve.name}`, open: i < 2}, h("summary", {}, h("b", {}, curve.title), " ", h("small", {}, curve.caption)), node);
     root.append(made);
     follow(draw);
     return draw;

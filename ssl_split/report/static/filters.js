@@ -19,9 +19,14 @@ function boxes(field, title, values) {
   return set;
 }
 
+function count() {
+  const now = shown().length, all = data.groups.length;
+  document.getElementById("shown").textContent = now === all ? `All ${all} settings are shown.` : `${now} of ${all} settings are shown.`;
+}
+
 function changed() {
   const now = shown();
-  document.getElementById("shown").textContent = now.length === data.groups.length ? `All ${now.length} settings are shown.` : `${now.length} of ${data.groups.length} settings are shown.`;
+  count();
   const seen = new Set(now.map((g) => g.anchor));
   for (const row of document.querySelectorAll("[data-group]")) row.hidden = !seen.has(row.dataset.group);
   for (const draw of followers) draw();

@@ -28,7 +28,7 @@ async function start() {
   data.byAnchor = new Map(data.runs.map((r) => [r.anchor, r]));
   data.groups.forEach((g, i) => { g.place = i; g.members = data.runs.filter((r) => r.group === i); });
   for (const make of [filters, legend, decide, cutCharts, timeToAccuracy, defences, curves, matrix, pictures, outcomes, paper, runs]) make();
-  changed();
+  count();
   document.documentElement.classList.add("ready");
 }
 
