@@ -16,8 +16,9 @@ from ssl_split.report import build as report
 from ssl_split.run import command_line
 from ssl_split.sweep import plan
 from ssl_split.sweep.book import DONE, FAILED, FILE, SKIPPED, Book
-from ssl_split.sweep.execute import execute, slots
+from ssl_split.sweep.execute import execute
 from ssl_split.sweep.jobs import Job, jobs
+from ssl_split.sweep.processes import Local, slots
 
 EPILOG = """\
 Any field of a run is a flag too (see `python -m ssl_split.train --help`) and replaces what the file says; a field that is an axis
@@ -74,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
     print(f"sweep {sweep.name}: {len(work)} jobs ({trainings} trainings, {len(sweep.stages)} stages each) in {directory}"
           + (f", {len(places)} at a time" if len(places) > 1 else ""), file=sys.stderr, flush=True)
     try:
-        execute(work, book, places=places, retries=known.retries)
+        execute(work, book, workers=Local(places), retries=known.retries)
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on, and `python -m ssl_split.report {directory}` shows what there is", file=sys.stderr)
         return 130
