@@ -78,7 +78,8 @@ class Board(Lines):
         failed = counts[FAILED] + counts[SKIPPED]
         parts = [f"{counts[DONE]} of {len(self.book.entries)} done", f"{failed} failed", f"{len(running)} running",
                  f"{counts[WAITING]} waiting", f"time left {'?' if left is None else 'about ' + duration(left / max(1, self.room()))}"]
-        lines: list[Any] = [Text(" · ".join(parts)), ProgressBar(len(self.book.entries), counts[DONE] + failed), self._running(running)]
+        lines: list[Any] = [Text(" · ".join(parts)), ProgressBar(len(self.book.entries), counts[DONE] + failed)]
+        lines += [self._running(running)] if running else []
         bad = [e for e in self.book.entries.values() if e["state"] == FAILED]
         lines += [_clipped(f"failed: {e['label']}: {e['reason']}", "red") for e in bad[-_FAILURES:]]
         best = self.best.text()
