@@ -122,6 +122,7 @@ def test_ctrl_c_on_a_terminal_stops_the_child_and_ends_the_panel(tmp_path: Path)
         os.kill(int((slow.run / "ready").read_text()), 0)
     assert states(tmp_path) == {"slow": WAITING}
     assert "0 of 1 done · 0 failed · 0 running · 1 waiting" in text(console)
+    assert "stopping the job that runs, so that the next start can go on..." in text(console)
     assert console.file.getvalue().endswith("\x1b[?25h")  # type: ignore[attr-defined]  # the cursor is shown again
 
 
