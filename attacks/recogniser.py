@@ -29,6 +29,7 @@ from attacks.fewshot import ENOUGH, PENALTIES, Rows
 from ssl_split import rng
 from ssl_split.config import RESULTS_VERSION
 from ssl_split.files import write_tensors
+from ssl_split.locks import once
 
 COPIES = 2
 """Degraded copies of every training image."""
@@ -78,11 +79,13 @@ def kept(folder: Path | None, images: Tensor, labels: Tensor) -> Recogniser:
            "content": _content(images, labels)}
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
     path = folder / f"recogniser-{name}.safetensors"
-    known = _read(path, key)
-    if known is None:
-        known = trained(images, labels)
-        write_tensors(path, {f.name: getattr(known, f.name) for f in fields(Recogniser)}, {"key": key})
-    return known
+
+    def make() -> Recogniser:
+        made = trained(images, labels)
+        write_tensors(path, {f.name: getattr(made, f.name) for f in fields(Recogniser)}, {"key": key})
+        return made
+
+    return once(path, lambda: _read(path, key), make)
 
 
 def _content(images: Tensor, labels: Tensor) -> str:

@@ -1,6 +1,7 @@
 """The ruler beside every attack: the same attack on the same network before training, on the same images.
 
-It does not depend on the run's training, so it is computed once for all runs in a folder and kept in `<runs>/.rulers/`.
+It does not depend on the run's training, so it is computed once for all runs in a folder and kept in `<runs>/.rulers/`; of several
+processes that want it at once, one computes it and the others wait.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from attacks.judge import Scores
 from ssl_split.config import RESULTS_VERSION
 from ssl_split.data.images import ImageSet
 from ssl_split.files import read_json, write_json
+from ssl_split.locks import once
 
 P = TypeVar("P")
 T = TypeVar("T")
@@ -58,13 +60,19 @@ def _kept(folder: Path, key: Mapping[str, Any], compute: Callable[[], P], read: 
     full = json.loads(json.dumps({"results_version": RESULTS_VERSION, **key}, sort_keys=True))
     name = hashlib.sha256(json.dumps(full, sort_keys=True).encode()).hexdigest()[:12]
     path = folder / f"{prefix}-{key['attack']}-untrained-{name}.json"
-    if path.is_file():
+
+    def known() -> T | None:
+        if not path.is_file():
+            return None
         try:
-            known = read_json(path)
-            if known["key"] == full:
-                return read(known[entry])
+            held = read_json(path)
+            return read(held[entry]) if held["key"] == full else None
         except (ValueError, KeyError, TypeError):
-            pass  # a damaged file costs a computation, not the attack
-    found = compute()
-    write_json(path, {"key": full, entry: found})
-    return read(found)
+            return None  # a damaged file costs a computation, not the attack
+
+    def make() -> T:
+        found = compute()
+        write_json(path, {"key": full, entry: found})
+        return read(found)
+
+    return once(path, known, make)

@@ -1,6 +1,7 @@
 """The two rulers of every accuracy, raw pixels and an untrained network, and what is said of a run beside them.
 
-A ruler does not depend on the run, so it is computed once for all runs in a folder and kept in `<runs>/.rulers/`.
+A ruler does not depend on the run, so it is computed once for all runs in a folder and kept in `<runs>/.rulers/`; of several processes that
+want it at once, one computes it and the others wait.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import nn
 from probes.statistics import Rate
 from ssl_split.config import RESULTS_VERSION, Config
 from ssl_split.files import read_json, write_json
+from ssl_split.locks import once
 
 NAMES = {"raw_pixels": "raw pixels", "untrained": "the untrained network"}
 """Key in result files -> name in a sentence."""
@@ -32,16 +34,22 @@ def cached(folder: Path, key: Mapping[str, Any], compute: Callable[[], Rate]) ->
     full = {"results_version": RESULTS_VERSION, **key}
     text = json.dumps(full, sort_keys=True)
     path = folder / f"{key['probe']}-{key['ruler']}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
-    if path.is_file():
+
+    def known() -> Rate | None:
+        if not path.is_file():
+            return None
         try:
-            known = read_json(path)
-            if known["key"] == json.loads(text):
-                return Rate(known["correct"], known["total"])
+            held = read_json(path)
+            return Rate(held["correct"], held["total"]) if held["key"] == json.loads(text) else None
         except (ValueError, KeyError, TypeError):
-            pass  # a damaged file costs a computation, not the probe
-    found = compute()
-    write_json(path, {"key": full, "correct": found.correct, "total": found.total, **found.to_dict()})
-    return found
+            return None  # a damaged file costs a computation, not the probe
+
+    def make() -> Rate:
+        found = compute()
+        write_json(path, {"key": full, "correct": found.correct, "total": found.total, **found.to_dict()})
+        return found
+
+    return once(path, known, make)
 
 
 def network_key(config: Config, untrained: nn.Module, *, at_cut: bool) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from attacks.view import View
 from ssl_split import rng, train
 from ssl_split.config import Config
 from ssl_split.data.images import Dataset, ImageSet
+from ssl_split.locks import alone
 from ssl_split.run import open_checkpoint
 
 SEED = 7000
@@ -68,12 +69,13 @@ def prepare(config: Config, dataset: Dataset, *, own: ImageSet, candidates: Imag
         part = pool.select(seen[k].nonzero().flatten())
         place = folder / rulers.digest(part)[:12]
         planned = configuration(config, images=len(part), number=k, out=place, device=str(device))
-        if not (planned.run_dir / "result.json").is_file():
-            left = f", about {(time.monotonic() - start) / trained * (encoders - k):.0f} s for all that are left" if trained else ""
-            print(f"training encoder {k + 1} of {encoders} of the attacker's own{left}", file=sys.stderr)
-            trained += 1
         try:
-            run = train.run(planned, resume=True, on_log=lambda line: None, dataset=_dataset(dataset, part))
+            with alone(planned.run_dir):  # another attack may be training it
+                if not (planned.run_dir / "result.json").is_file():
+                    left = f", about {(time.monotonic() - start) / trained * (encoders - k):.0f} s for all that are left" if trained else ""
+                    print(f"training encoder {k + 1} of {encoders} of the attacker's own{left}", file=sys.stderr)
+                    trained += 1
+                run = train.run(planned, resume=True, on_log=lambda line: None, dataset=_dataset(dataset, part))
         except ValueError as error:
             raise ValueError(f"encoders of the attacker's own cannot be trained as this run was: {error}") from None
         offered = of_checkpoint(open_checkpoint(str(run.path)), mean=dataset.mean, std=dataset.std, device=device)

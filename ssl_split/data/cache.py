@@ -32,11 +32,15 @@ def key(root: Path, files: Sequence[Path], size: int) -> str:
     return hashlib.sha256(json.dumps([decode.VERSION, size, listed]).encode()).hexdigest()[:32]
 
 
+def path(name: str) -> Path:
+    """The file of the images kept under a key."""
+    return directory() / f"images-{name}.safetensors"
+
+
 def read(name: str, shape: tuple[int, ...]) -> Tensor | None:
     """The images kept under a key, or None where there are none or the file is damaged."""
-    path = directory() / f"images-{name}.safetensors"
     try:
-        images = load_file(path).get("images")
+        images = load_file(path(name)).get("images")
     except (OSError, SafetensorError):
         return None
     return images if images is not None and tuple(images.shape) == shape else None
@@ -44,9 +48,8 @@ def read(name: str, shape: tuple[int, ...]) -> Tensor | None:
 
 def write(name: str, images: Tensor) -> None:
     """Keep images under a key; a machine that cannot (full disk, read-only) is warned of and works on."""
-    folder = directory()
     try:
-        write_tensors(folder / f"images-{name}.safetensors", {"images": images}, {})
+        write_tensors(path(name), {"images": images}, {})
     except OSError as error:
-        warnings.warn(f"decoded pictures cannot be kept in {folder} ({error}): the next run decodes them again", RuntimeWarning,
+        warnings.warn(f"decoded pictures cannot be kept in {directory()} ({error}): the next run decodes them again", RuntimeWarning,
                       stacklevel=2)

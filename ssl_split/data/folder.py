@@ -20,6 +20,7 @@ from ssl_split.data import cache
 from ssl_split.data.decode import EXTENSIONS, decode
 from ssl_split.data.imageset import ImageSet, Source, cut_off
 from ssl_split.display import progress
+from ssl_split.locks import once
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -130,11 +131,13 @@ def _image_set(images: Tensor, labels: Sequence[int]) -> ImageSet:
 def _pixels(root: Path, files: Sequence[Path], size: int, *, threads: int) -> Tensor:
     """Pictures as uint8 (n, 3, size, size), from the cache where they have not changed."""
     name = cache.key(root, files, size)
-    images = cache.read(name, (len(files), 3, size, size))
-    if images is None:
+
+    def make() -> Tensor:
         images = decode_all(files, size, threads=threads)
         cache.write(name, images)
-    return images
+        return images
+
+    return once(cache.path(name), lambda: cache.read(name, (len(files), 3, size, size)), make)
 
 
 def decode_all(files: Sequence[Path], size: int, *, threads: int = 0) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from ssl_split.config import Config
 from ssl_split.files import replace_file
 from ssl_split.report import build as report
 from ssl_split.run import command_line
-from ssl_split.sweep import plan
+from ssl_split.sweep import cluster, plan
 from ssl_split.sweep.book import DONE, FAILED, FILE, SKIPPED, Book
-from ssl_split.sweep.execute import execute, slots
+from ssl_split.sweep.execute import execute
 from ssl_split.sweep.jobs import Job, jobs
+from ssl_split.sweep.processes import Local, Workers, slots
 
 EPILOG = """\
 Any field of a run is a flag too (see `python -m ssl_split.train --help`) and replaces what the file says; a field that is an axis
@@ -36,7 +38,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", metavar="DIR", help="the sweep's directory [sweeps/<name of the file>]")
     made.add_argument("--jobs", metavar="N", type=int, help="jobs at a time on the processor, which share its cores evenly [1]")
     made.add_argument("--gpus", metavar="A,B", help="GPUs to use, by number: a job at a time on each")
-    made.add_argument("--runs-per-gpu", metavar="N", type=int, default=1, help="jobs at a time on a GPU [1]")
+    made.add_argument("--runs-per-gpu", metavar="N", type=int, help="jobs at a time on a GPU [1; with --ray jobs have no GPU without it]")
+    made.add_argument("--ray", metavar="WHERE", help="run the jobs as tasks of Ray (the extra ray): auto is the cluster that this machine "
+                      "belongs to, else HOST:PORT, or local for this machine alone; all machines share the sweep's directory")
+    made.add_argument("--cpus-per-job", metavar="N", type=int, help="processors of a job, with --ray [1]")
     made.add_argument("--shard", metavar="I/N", help="the I-th of N parts of the runs, from 1; the parts may run at once anywhere")
     made.add_argument("--retries", metavar="N", type=int, default=0, help="how often a job that failed is tried again [0]")
     made.add_argument("--list", action="store_true", help="print the commands and how each job stands, and run nothing")
@@ -61,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
     known, rest = parser().parse_known_args(list(argv))
     sweep = plan.read(known.file, overrides=overrides(rest))
     directory = Path(known.out or Path("sweeps") / sweep.name)
-    places = slots(jobs=known.jobs, gpus=[g for g in (known.gpus or "").split(",") if g], per_gpu=known.runs_per_gpu)
+    places = workers(known, directory)
     work = shard(jobs(sweep, directory), known.shard)
     if known.list:
         return show(work)
@@ -71,14 +76,33 @@ def main(argv: Sequence[str]) -> int:
               "axes": {k: list(v) for k, v in sweep.axes.items()}}
     book = Book(directory, work, header)
     trainings = sum(job.stage is None for job in work)
-    print(f"sweep {sweep.name}: {len(work)} jobs ({trainings} trainings, {len(sweep.stages)} stages each) in {directory}"
-          + (f", {len(places)} at a time" if len(places) > 1 else ""), file=sys.stderr, flush=True)
     try:
-        execute(work, book, places=places, retries=known.retries)
+        with places as entered:
+            print(f"sweep {sweep.name}: {len(work)} jobs ({trainings} trainings, {len(sweep.stages)} stages each) in {directory}"
+                  + (f", {entered.room()} at a time" if entered.room() > 1 else ""), file=sys.stderr, flush=True)
+            execute(work, book, workers=entered, retries=known.retries)
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on, and `python -m ssl_split.report {directory}` shows what there is", file=sys.stderr)
         return 130
     return finish(book, work)
+
+
+def workers(known: argparse.Namespace, directory: Path) -> AbstractContextManager[Workers]:
+    """Where jobs run; nothing is started before it is entered.
+
+    Raises:
+        ValueError: flags of this machine beside those of Ray, or an impossible number.
+    """
+    per_gpu = known.runs_per_gpu
+    if known.ray is None:
+        if known.cpus_per_job is not None:
+            raise ValueError("--cpus-per-job belongs to --ray; without it --jobs divides the cores of this machine")
+        gpus = [g for g in (known.gpus or "").split(",") if g]
+        return nullcontext(Local(slots(jobs=known.jobs, gpus=gpus, per_gpu=1 if per_gpu is None else per_gpu)))
+    for name in ("jobs", "gpus"):
+        if getattr(known, name) is not None:
+            raise ValueError(f"--{name} is about this machine: with --ray say --cpus-per-job, and --runs-per-gpu for jobs on GPUs")
+    return cluster.connected(known.ray, directory, cpus=1 if known.cpus_per_job is None else known.cpus_per_job, runs_per_gpu=per_gpu)
 
 
 def shard(work: Sequence[Job], part: str | None) -> list[Job]:

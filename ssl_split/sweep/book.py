@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from types import MappingProxyType
 from typing import Any
 
+from ssl_split import locks
 from ssl_split.config import RESULTS_VERSION
 from ssl_split.files import read_json, write_json
 from ssl_split.sweep.jobs import Job
@@ -94,20 +96,29 @@ class Book:
                 measured.setdefault(e["sort"], []).append(e["seconds"])
         return measured
 
-    def expected(self) -> dict[str, float]:
-        """Seconds that each job takes: as it did before, else the mean of its sort, else of all; 1 before anything was measured."""
+    def forecast(self) -> dict[str, float | None]:
+        """Seconds that each job takes: as it did before, else the mean of its sort, else of all; None before anything was measured."""
         means = {sort: fmean(group) for sort, group in self._measured().items()}
-        overall = fmean(means.values()) if means else 1.0
+        overall = fmean(means.values()) if means else None
         return {key: e["seconds"] if e["seconds"] is not None else means.get(e["sort"], overall) for key, e in self.entries.items()}
 
-    def seconds_left(self) -> float | None:
-        """Time for the jobs that are left, one after another, from the mean duration of their sort; None before anything was measured."""
+    def expected(self) -> dict[str, float]:
+        """The forecast, 1 before anything was measured."""
+        return {key: 1.0 if seconds is None else seconds for key, seconds in self.forecast().items()}
+
+    def seconds_left(self, elapsed: Mapping[str, float] = MappingProxyType({})) -> float | None:
+        """Time for the jobs that are left, one after another, from the mean duration of their sort; None before anything was measured.
+
+        Args:
+            elapsed: Key of a job that runs -> seconds since it began, which are no longer left.
+        """
         measured = self._measured()
         if not measured:
             return None
         overall = fmean([s for group in measured.values() for s in group])
         left = [e for e in self.entries.values() if e["state"] in (WAITING, RUNNING)]
-        return sum(fmean(measured[e["sort"]]) if e["sort"] in measured else overall for e in left)
+        means = {sort: fmean(group) for sort, group in measured.items()}
+        return sum(max(0.0, means.get(e["sort"], overall) - elapsed.get(e["key"], 0.0)) for e in left)
 
 
 def _standing(entry: dict[str, Any]) -> dict[str, Any]:
@@ -117,14 +128,9 @@ def _standing(entry: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _alone(file: Path) -> Iterator[None]:
-    """Keep other sweeps from writing the job list (not on Windows)."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
+    """Keep other sweeps from writing the job list."""
     with file.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        locks.take(lock, wait=True)
         yield
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -198,6 +201,20 @@ def test_encoders_of_the_attackers_own_are_trained_once(run: Path, capsys: pytes
     partcrop_result = _result(run, "partcrop", "--budget", "quick", "--crops", "2", "--fit", "60")
     assert "training encoder" not in capsys.readouterr().err
     assert partcrop_result["headline_from"] == "the attacker's own data"
+
+
+@pytest.mark.slow
+def test_two_attacks_at_once_share_the_encoders_of_the_attackers_own(run: Path, tmp_path: Path) -> None:
+    """Two processes ask about the same images by other scores: each encoder is trained by one of them, and both attacks end well."""
+    copy = tmp_path / run.name
+    shutil.copytree(run, copy)
+    words = [sys.executable, "-m", "attacks.membership", "--checkpoint", str(copy), "--method", "lira", "--members", "36",
+             "--device", "cpu", "--budget", "quick", "--score"]
+    both = [subprocess.Popen([*words, score], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for score in ("norm", "infonce")]
+    said = [process.communicate(timeout=600)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sum(text.count("training encoder") for text in said) == 2
+    assert "waiting for another process" in "".join(said)
 
 
 def test_runs_that_do_not_offer_what_an_attack_needs(run: Path) -> None:

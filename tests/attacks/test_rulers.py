@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -38,3 +41,38 @@ def test_a_ruler_is_kept_and_a_damaged_one_computed_again(tmp_path: Path, damage
     for found, expected in zip((again.mse, again.psnr, again.ssim, again.ssim_resfl), (first.mse, first.psnr, first.ssim, first.ssim_resfl),
                                strict=True):
         assert torch.equal(found, expected)
+
+
+BOTH = """
+import pathlib, sys, time
+from attacks.rulers import cached_rows
+from probes.rulers import cached
+from probes.statistics import Rate
+folder = pathlib.Path(sys.argv[1])
+
+def compute(result):
+    with (folder / "calls").open("a") as file:
+        file.write("x")
+    while not (folder / "go").exists():
+        time.sleep(0.02)
+    return result
+
+rows = cached_rows(folder / ".rulers", {"attack": "norm"}, lambda: compute([{"auc": 0.5}]), prefix="membership")
+print(rows, cached(folder / ".rulers", {"probe": "knn", "ruler": "untrained"}, lambda: compute(Rate(1, 4))))
+"""
+
+
+def test_two_processes_at_once_compute_a_ruler_once(tmp_path: Path) -> None:
+    """Rulers of attacks and of probes; the second process waits for the first, and both have the same."""
+    pytest.importorskip("fcntl")
+    both = [subprocess.Popen([sys.executable, "-c", BOTH, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(2)]
+    for _ in range(3000):  # until one computes and the other waits: its process has written a line, or soon will
+        if (tmp_path / "calls").exists() and len(list((tmp_path / ".rulers").glob(".*.lock"))) == 1:
+            break
+        time.sleep(0.02)
+    time.sleep(1.0)
+    (tmp_path / "go").write_text("")
+    said = [process.communicate(timeout=120) for process in both]
+    assert said[0][0] == said[1][0] == "[{'auc': 0.5}] Rate(correct=1, total=4)\n"
+    assert (tmp_path / "calls").read_text() == "xx"  # each ruler once

@@ -17,7 +17,6 @@ import pytest
 import torch
 from PIL import Image
 
-from ssl_split import files
 from ssl_split.config import Config
 from ssl_split.data import folder, images
 
@@ -262,7 +261,7 @@ class TestCache:
             Path(path).write_bytes(b"part")
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(files, "save_file", fill)
+        monkeypatch.setattr("safetensors.torch.save_file", fill)
         with pytest.warns(RuntimeWarning, match="No space left on device"):
             data = load(root)
         assert len(data.train) == 12

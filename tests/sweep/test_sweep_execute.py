@@ -15,9 +15,10 @@ import pytest
 
 from ssl_split.sweep.__main__ import shard
 from ssl_split.sweep.book import DONE, FAILED, SKIPPED, WAITING, Book
-from ssl_split.sweep.execute import cores, execute, slots
+from ssl_split.sweep.execute import execute
 from ssl_split.sweep.jobs import Job
 from ssl_split.sweep.plan import Stage
+from ssl_split.sweep.processes import Local, cores, slots
 
 COUNT = "import pathlib, sys; p = pathlib.Path('{run}'); p.mkdir(parents=True, exist_ok=True); (p / 'starts').open('a').write('x');"
 FINISH = COUNT + "(p / 'result.json').write_text('{{\"finished\": true}}')"
@@ -189,7 +190,7 @@ def test_several_jobs_run_at_a_time_each_bound_to_its_place(tmp_path: Path) -> N
     trains = [training(tmp_path, name, code) for name in "abc"]
     work = [*trains, *(probe(t) for t in trains)]
     book = Book(tmp_path, work, {})
-    execute(work, book, places=slots(gpus=["3"], per_gpu=2))
+    execute(work, book, workers=Local(slots(gpus=["3"], per_gpu=2)))
     assert book.count() == {DONE: 6}
     assert {(t.run / "ready").read_text()[-1] for t in trains} == {"3"}
     assert all(starts(t) == 2 for t in trains)
@@ -218,7 +219,7 @@ def test_longest_jobs_go_first(tmp_path: Path) -> None:
     book.write(book.entries)
     two = slots(jobs=2)
     assert book.expected()["b"] == 1.0
-    execute(work, Book(tmp_path, work, {}), places=two)
+    execute(work, Book(tmp_path, work, {}), workers=Local(two))
     assert sorted((tmp_path / "runs" / "order").read_text()[:2]) == ["b", "c"]
 
 

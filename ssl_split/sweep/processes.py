@@ -1,0 +1,227 @@
+"""Children: one job's command each, in a place of this machine; its output and its lock are the job's log.
+
+A job that runs keeps its log locked, and its child inherits the lock. So sweeps may share a directory, on one machine or by a file system
+that knows `flock`: each takes the jobs that no other has taken, and a child that outlives a killed sweep is waited for.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+from ssl_split import locks
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a child ended.
+
+    Attributes:
+        seconds: It took.
+        reason: Of its failure; None if its exit code was 0.
+        taken: Whether it did nothing because another sweep is at the job.
+    """
+
+    seconds: float
+    reason: str | None = None
+    taken: bool = False
+
+
+class Child(Protocol):
+    """A job at work, here or on another machine."""
+
+    @property
+    def place(self) -> str:
+        """Where, as a person reads it."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its process, if it is one of this machine."""
+
+    def ended(self) -> Ended | None:
+        """How it ended, or None while it runs."""
+
+    def stop(self) -> None:
+        """Ask it to save and end."""
+
+    def wait(self, seconds: float) -> None:
+        """Until it has ended; after so many seconds, or at a second Ctrl-C, it is killed."""
+
+
+class Workers(Protocol):
+    """Where jobs run."""
+
+    def room(self) -> int:
+        """How many at a time."""
+
+    def start(self, words: Sequence[str], log: IO[str]) -> Child:
+        """Start `python words` where there is room; `log` is locked, and the child's from now on."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place where one job runs at a time.
+
+    Attributes:
+        name: What a person reads.
+        environment: Variables that bind a child to it.
+    """
+
+    name: str
+    environment: Mapping[str, str]
+
+
+def slots(*, jobs: int | None = None, gpus: Sequence[str] = (), per_gpu: int = 1) -> list[Slot]:
+    """Places for jobs: `per_gpu` on each GPU, or `jobs` on the processor, which share its cores evenly.
+
+    A single place on the processor leaves a job all cores and the caller's settings.
+
+    Raises:
+        ValueError: both are given, or a number below 1.
+    """
+    if gpus and jobs is not None:
+        raise ValueError("--jobs counts jobs on the processor and --gpus names GPUs: give one of them")
+    count = len(gpus) * per_gpu if gpus else 1 if jobs is None else jobs
+    if count < 1 or per_gpu < 1:
+        raise ValueError("a sweep needs room for at least one job at a time")
+    if not gpus and count == 1:
+        return [Slot("processor", {})]
+    shared = threads(max(1, cores() // count))
+    if not gpus:
+        return [Slot(f"processor {i}", shared) for i in range(count)]
+    return [Slot(f"GPU {gpu}" + (f" ({i + 1})" if per_gpu > 1 else ""), {**shared, "CUDA_VISIBLE_DEVICES": gpu})
+            for i in range(per_gpu) for gpu in gpus]
+
+
+def threads(count: int) -> dict[str, str]:
+    """Variables that give a child so many cores."""
+    return dict.fromkeys(THREADS, str(count))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Process:
+    """A child on this machine."""
+
+    slot: Slot
+    popen: subprocess.Popen[bytes]
+    log: IO[str]
+    begin: int
+    start: float
+
+    @property
+    def place(self) -> str:
+        """Name of its slot."""
+        return self.slot.name
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process."""
+        return self.popen.pid
+
+    def ended(self) -> Ended | None:
+        """How it ended; the log is free then."""
+        code = self.popen.poll()
+        if code is None:
+            return None
+        self.log.close()
+        return Ended(time.monotonic() - self.start, reason(Path(self.log.name), self.begin, code))
+
+    def stop(self) -> None:
+        """SIGTERM: a training writes its checkpoint."""
+        self.popen.terminate()
+
+    def wait(self, seconds: float) -> None:
+        """Until it has ended, else SIGKILL."""
+        try:
+            self.popen.wait(seconds)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            self.popen.kill()
+            self.popen.wait()
+        self.log.close()
+
+
+class Local:
+    """Child processes of this one.
+
+    Args:
+        places: One job runs at a time in each.
+    """
+
+    def __init__(self, places: Sequence[Slot] = (Slot("processor", {}),)) -> None:
+        self.places = places
+        self.busy: dict[str, Process] = {}
+
+    def room(self) -> int:
+        """How many places there are."""
+        return len(self.places)
+
+    def start(self, words: Sequence[str], log: IO[str]) -> Process:
+        """Start a child in the first place that is free."""
+        slot = next(s for s in self.places if s.name not in self.busy or self.busy[s.name].popen.poll() is not None)
+        popen, begin = launch(words, log, slot.environment)
+        self.busy[slot.name] = Process(slot, popen, log, begin, time.monotonic())
+        return self.busy[slot.name]
+
+
+def launch(words: Sequence[str], log: IO[str], environment: Mapping[str, str], *, before: Sequence[str] = ()
+           ) -> tuple[subprocess.Popen[bytes], int]:
+    """Start `python words`; its output, and the lock, are the log's.
+
+    Args:
+        words: Of the command.
+        log: Open for appending.
+        environment: Variables beside those of this process.
+        before: Arguments of Python that come first.
+
+    Returns:
+        The child, and where its output begins in the log.
+    """
+    log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} $ python {' '.join(words)}\n")
+    log.flush()
+    begin = log.tell()
+    # Its own group: Ctrl-C in the terminal reaches the child once, through this process.
+    child = subprocess.Popen([sys.executable, *before, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                             env={**os.environ, "PYTHONUNBUFFERED": "1", **environment}, start_new_session=True)
+    return child, begin
+
+
+def claim(file: Path) -> IO[str] | None:
+    """A job's log, locked, or None where another process has it (on Windows it is never locked)."""
+    log = file.open("a", encoding="utf-8")
+    if sys.platform == "win32" or locks.take(log, wait=False):
+        return log
+    log.close()
+    return None
+
+
+def reason(log: Path, begin: int, code: int) -> str | None:
+    """Why a job failed, from its last line or from what ended it; None if it did not."""
+    if code == 0:
+        return None
+    if code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        return f"killed by {name}" + (": the system may have run out of memory" if -code == signal.SIGKILL else "")
+    return _last_line(log, begin) or f"exit code {code}"
+
+
+def _last_line(log: Path, begin: int) -> str:
+    """The last line that a job wrote, without the decoration of progress bars."""
+    with log.open("rb") as file:
+        file.seek(begin)
+        text = file.read().decode("utf-8", errors="replace")
+    lines = [line.split("\r")[-1].strip() for line in text.splitlines()]
+    return next((line.removeprefix("error: ") for line in reversed(lines) if line), "")[:500]
