@@ -8,7 +8,7 @@ lambda times their number.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +17,16 @@ from torch import Tensor
 from attacks.api import AttackOptions, Guess
 from attacks.features import Features
 from attacks.view import View
-from ssl_split.display import progress
+from ssl_split.display import Bar, progress
 
 LAMBDAS = tuple(10.0 ** (k / 2) for k in range(-6, 7))
 """Penalties, chosen between on the attacker's validation images."""
+
+STRONG = LAMBDAS + tuple(10.0 ** (k / 2) for k in range(7, 13))
+"""Penalties of a regression on averaged releases: it needs larger ones, since single releases have noise that it has not seen."""
+
+COPIES = 8
+"""Releases of each image that are averaged under a random defence."""
 
 
 @dataclass(frozen=True)
@@ -127,20 +133,21 @@ class Ridge:
         return torch.cat([rows.double() @ self.vectors for _, rows in scaled(features, self.scale)])
 
 
-def choose(fitted: Ridge, scores: Tensor, pixels: Tensor) -> tuple[float, dict[float, float]]:
+def choose(fitted: Ridge, scores: Tensor, pixels: Tensor, penalties: Sequence[float] = LAMBDAS) -> tuple[float, dict[float, float]]:
     """The penalty with the lowest error on validation images.
 
     Args:
         fitted: The regression.
         scores: Of the validation images, `(m, r)`.
         pixels: The validation images, `(m, P)`.
+        penalties: To choose between, ascending.
 
     Returns:
         The penalty, and the MSE after clamping of every penalty.
     """
     errors = {
         penalty: (fitted.solution.predict(scores, penalty=penalty).clamp(0, 1) - pixels).square().mean().item()
-        for penalty in LAMBDAS
+        for penalty in penalties
     }
     return min(errors, key=lambda penalty: errors[penalty]), errors
 
@@ -152,18 +159,47 @@ def at_edge(errors: dict[float, float]) -> bool:
 
 
 def attack(view: View, options: AttackOptions, seed: int) -> Guess:
-    """Fit on the attacker's images, choose lambda on a tenth of them, reconstruct the targets."""
+    """Fit on the attacker's images, choose lambda on a tenth of them, reconstruct the targets.
+
+    Under a random defence there are two regressions, one on a release of each image and one on the mean of `COPIES` releases, which is
+    nearer to what a regression on endlessly many releases would be; the validation images, released once as the targets are, decide.
+    """
+    random = _random(view)
+    with progress(6 if random else 3, "ridge") as bar:
+        guess = _fit(view, view.query, LAMBDAS, bar)
+        if random:
+            averaged = _fit(view, lambda images: _mean(view, images), STRONG, bar)
+            better = (averaged.validation_mse or 0.0) < (guess.validation_mse or 0.0)
+            best = averaged if better else guess
+            guess = Guess(best.images, best.validation_mse, {**best.notes, "copies": COPIES if better else 1})
+    return guess
+
+
+def _random(view: View) -> bool:
+    """Whether two releases of one image differ."""
+    image = view.aux.fit[:1]
+    return not torch.equal(view.query(image), view.query(image, copy=1))
+
+
+def _mean(view: View, images: Tensor) -> Tensor:
+    """Mean of several releases of each image."""
+    total = view.query(images)
+    for copy in range(1, COPIES):
+        total = total + view.query(images, copy=copy)
+    return total / COPIES
+
+
+def _fit(view: View, query: Callable[[Tensor], Tensor], penalties: Sequence[float], bar: Bar) -> Guess:
+    """One regression, on what `query` gives for own images."""
     own = view.aux
-    with progress(3, "ridge") as bar:
-        fit = Features(view.query, own.fit)
-        bar.advance(images=len(fit), dimensions=fit.dimensions)
-        fitted = Ridge(fit, own.fit.flatten(1))
-        bar.advance()
-        validation = fitted.scores(Features(view.query, own.validation, held_bytes=0))
-        penalty, errors = choose(fitted, validation, own.validation.flatten(1))
-        targets = Features(lambda z: z, view.smashed)
-        pixels = fitted.solution.predict(fitted.scores(targets), penalty=penalty)
-        bar.advance(validation_mse=errors[penalty])
+    fit = Features(query, own.fit)
+    bar.advance(images=len(fit), dimensions=fit.dimensions)
+    fitted = Ridge(fit, own.fit.flatten(1))
+    bar.advance()
+    validation = fitted.scores(Features(view.query, own.validation, held_bytes=0))
+    penalty, errors = choose(fitted, validation, own.validation.flatten(1), penalties)
+    pixels = fitted.solution.predict(fitted.scores(Features(lambda z: z, view.smashed)), penalty=penalty)
+    bar.advance(validation_mse=errors[penalty])
     images = pixels.clamp(0, 1).to(own.fit.dtype).view(-1, *own.fit.shape[1:])
     notes = {"lambda": penalty, "lambda_at_edge": at_edge(errors), "dual": fitted.dual,
              "validation_mse_by_lambda": {f"{k:g}": v for k, v in errors.items()}}

@@ -96,9 +96,10 @@ class Victim:
         """Images in [0, 1] as the client takes them."""
         return normalise(images, self.mean, self.std)
 
-    def query(self, images: Tensor) -> Tensor:
-        """Smashed data that the attacker obtains for images of his own; as `release`."""
-        return self.release(images, purpose="query" if self.adaptive else None)
+    def query(self, images: Tensor, copy: int = 0) -> Tensor:
+        """Smashed data that the attacker obtains for images of his own; as `release`. Under a random defence another `copy` is another draw
+        for the same images."""
+        return self.release(images, purpose=(f"query {copy}" if copy else "query") if self.adaptive else None)
 
     def release(self, images: Tensor, *, purpose: str | None = "targets") -> Tensor:
         """Smashed data of images in [0, 1] as they are sent, batch by batch.

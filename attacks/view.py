@@ -198,9 +198,10 @@ class View:
         z: Tensor = self._get("smashed")
         return z
 
-    def query(self, images: Tensor) -> Tensor:
-        """Smashed data of own images: `(n, 3, S, S)` in [0, 1] -> `(n, *shape)`, without gradients."""
-        z: Tensor = self._get("query")(images)
+    def query(self, images: Tensor, copy: int = 0) -> Tensor:
+        """Smashed data of own images: `(n, 3, S, S)` in [0, 1] -> `(n, *shape)`, without gradients. Asked for another `copy`, a
+        random defence draws anew."""
+        z: Tensor = self._get("query")(images, copy) if copy else self._get("query")(images)
         return z
 
     @property
