@@ -109,5 +109,7 @@ def _beside(mine: Scores, blind: Scores, untrained: Scores | None) -> str:
     if untrained is None:
         return ""
     low, high = difference(mine.mse, untrained.mse)
+    if relative(mine, blind)["r2"] <= 0 and (ruled := relative(untrained, blind)["r2"]) <= 0:  # which of two failures is worse says nothing
+        return f"; nor is the same attack on an untrained client (R2 {ruled:.2f})"
     relation = "more than" if low > 0 else "less than" if high < 0 else "about as much as"
     return f"; an untrained client gives away {relation} this one (R2 {relative(untrained, blind)['r2']:.2f})"
