@@ -10,7 +10,12 @@ function h(tag, attributes = {}, ...children) {
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
     else made.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.flat(9).filter((c) => c !== null && c !== undefined && c !== false).map((c) => (c instanceof Node ? c : String(c))));
+  made.append(
+    ...children
+      .flat(9)
+      .filter((c) => c !== null && c !== undefined && c !== false)
+      .map((c) => (c instanceof Node ? c : String(c))),
+  );
   return made;
 }
 
@@ -25,13 +30,18 @@ const write = {
   mib: (v) => (!known(v) ? DASH : v >= 100 ? thousands(v, 1) : v >= 0.1 || v === 0 ? v.toFixed(2) : few(v)),
   count: (v) => {
     if (!known(v)) return DASH;
-    for (const [size, unit] of [[1e9, "G"], [1e6, "M"]]) if (Math.abs(v) >= size) return `${(v / size).toFixed(2)} ${unit}`;
+    for (const [size, unit] of [
+      [1e9, "G"],
+      [1e6, "M"],
+    ])
+      if (Math.abs(v) >= size) return `${(v / size).toFixed(2)} ${unit}`;
     return thousands(v);
   },
   plain: (v) => (known(v) ? few(v) : DASH),
   large: (v) => (!known(v) ? DASH : Math.abs(v) >= 1000 ? thousands(v) : few(v)),
   giga: (v) => (known(v) ? write.large(v / 1e9) : DASH),
-  seconds: (v) => (!known(v) ? DASH : v < 90 ? `${v.toFixed(0)} s` : v < 5400 ? `${(v / 60).toFixed(0)} min` : `${(v / 3600).toFixed(1)} h`),
+  seconds: (v) =>
+    !known(v) ? DASH : v < 90 ? `${v.toFixed(0)} s` : v < 5400 ? `${(v / 60).toFixed(0)} min` : `${(v / 3600).toFixed(1)} h`,
 };
 
 const [MEAN, LOW, HIGH, SD, SEEDS] = [0, 1, 2, 3, 4];
@@ -57,14 +67,26 @@ const linked = (href, text) => h("a", {href}, text);
 let data = null; // what payload.py made
 
 // A setting's name where all have one algorithm needs no more than what differs.
-const brief = (series) => (data.settings.length > 1 && series.startsWith(data.groups[0].algorithm + ", ") && data.groups.every((g) => g.algorithm === data.groups[0].algorithm) ? series.slice(data.groups[0].algorithm.length + 2) : series);
+const brief = (series) =>
+  data.settings.length > 1 &&
+  series.startsWith(data.groups[0].algorithm + ", ") &&
+  data.groups.every((g) => g.algorithm === data.groups[0].algorithm)
+    ? series.slice(data.groups[0].algorithm.length + 2)
+    : series;
 const followers = []; // called when the filters have changed
-const follow = (draw) => { followers.push(draw); draw(); };
+const follow = (draw) => {
+  followers.push(draw);
+  draw();
+};
 
 const wanted = {algorithm: new Set(), cut: new Set(), setting: new Set(), text: ""};
 function visible(group) {
-  return wanted.algorithm.has(group.algorithm) && wanted.cut.has(String(group.cut)) && wanted.setting.has(group.setting)
-    && group.title.toLowerCase().includes(wanted.text);
+  return (
+    wanted.algorithm.has(group.algorithm) &&
+    wanted.cut.has(String(group.cut)) &&
+    wanted.setting.has(group.setting) &&
+    group.title.toLowerCase().includes(wanted.text)
+  );
 }
 const shown = () => data.groups.filter(visible);
 
@@ -78,11 +100,40 @@ async function unpack(id) {
 const MANY = 200;
 function table(columns, rows, label) {
   const body = h("tbody");
-  const line = (row) => h("tr", {}, columns.map((c, i) => h(i ? "td" : "th", {class: [c.num && "num", c.ruler && "ruler", !i && "stick"].filter(Boolean).join(" ") || null, scope: i ? null : "row"}, c.cell(row))));
+  const line = (row) =>
+    h(
+      "tr",
+      {},
+      columns.map((c, i) =>
+        h(
+          i ? "td" : "th",
+          {class: [c.num && "num", c.ruler && "ruler", !i && "stick"].filter(Boolean).join(" ") || null, scope: i ? null : "row"},
+          c.cell(row),
+        ),
+      ),
+    );
   body.append(...rows.slice(0, MANY).map(line));
-  const head = h("thead", {}, h("tr", {}, columns.map((c, i) => h("th", {class: [c.num && "num", !i && "stick"].filter(Boolean).join(" ") || null, title: c.title}, c.head))));
+  const head = h(
+    "thead",
+    {},
+    h(
+      "tr",
+      {},
+      columns.map((c, i) => h("th", {class: [c.num && "num", !i && "stick"].filter(Boolean).join(" ") || null, title: c.title}, c.head)),
+    ),
+  );
   const made = h("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": label}, h("table", {}, head, body));
   if (rows.length <= MANY) return made;
-  const more = h("button", {type: "button", onclick: () => { body.append(...rows.slice(MANY).map(line)); more.remove(); }}, `Show all ${rows.length} rows`);
+  const more = h(
+    "button",
+    {
+      type: "button",
+      onclick: () => {
+        body.append(...rows.slice(MANY).map(line));
+        more.remove();
+      },
+    },
+    `Show all ${rows.length} rows`,
+  );
   return h("div", {}, made, more);
 }

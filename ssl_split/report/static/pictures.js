@@ -7,12 +7,18 @@ function sheet(anchor) {
     const node = document.getElementById(`sprite-${anchor}`);
     const image = new Image();
     image.src = `data:image/webp;base64,${node.textContent.trim()}`;
-    sheets.set(anchor, image.decode().then(() => image));
+    sheets.set(
+      anchor,
+      image.decode().then(() => image),
+    );
   }
   return sheets.get(anchor);
 }
 
-const spriteOf = (group) => { const run = group.members.find((r) => data.sprites[r.anchor]); return run ? {run, ...data.sprites[run.anchor]} : null; };
+const spriteOf = (group) => {
+  const run = group.members.find((r) => data.sprites[r.anchor]);
+  return run ? {run, ...data.sprites[run.anchor]} : null;
+};
 
 async function paint(canvas, sprite, row, column) {
   const [width, height] = sprite.size;
@@ -21,10 +27,21 @@ async function paint(canvas, sprite, row, column) {
   try {
     const image = await sheet(sprite.run.anchor);
     canvas.getContext("2d").drawImage(image, column * width, row * height, width, height, 0, 0, width, height);
-  } catch { canvas.replaceWith(h("span", {class: "missing"}, "damaged")); }
+  } catch {
+    canvas.replaceWith(h("span", {class: "missing"}, "damaged"));
+  }
 }
 
-const tiles = new IntersectionObserver((entries) => { for (const e of entries) if (e.isIntersecting) { tiles.unobserve(e.target); e.target.paint(); } }, {rootMargin: "300px"});
+const tiles = new IntersectionObserver(
+  (entries) => {
+    for (const e of entries)
+      if (e.isIntersecting) {
+        tiles.unobserve(e.target);
+        e.target.paint();
+      }
+  },
+  {rootMargin: "300px"},
+);
 
 function tile(sprite, row, column, text) {
   const canvas = h("canvas", {role: "img", "aria-label": text, class: "tile"});
@@ -35,21 +52,52 @@ function tile(sprite, row, column, text) {
 
 // What of a sprite belongs to one attack: its row, and that of its originals.
 function rowsIn(sprite, label) {
-  const row = sprite.rows.indexOf(label), own = sprite.rows.indexOf(`original of ${label}`);
+  const row = sprite.rows.indexOf(label),
+    own = sprite.rows.indexOf(`original of ${label}`);
   return row < 0 ? null : {row, original: own < 0 ? 0 : own};
 }
 
 function enlarge(groups, label, at, column) {
   const dialog = document.getElementById("large");
   const show = () => {
-    const group = groups[at], sprite = spriteOf(group);
+    const group = groups[at],
+      sprite = spriteOf(group);
     const rows = sprite.rows.map((name, i) => ({name, i})).filter(({name}) => !name.startsWith("original of "));
-    const big = ({name, i}) => { const canvas = h("canvas", {class: "big", role: "img", "aria-label": `${name}, image ${column + 1}`}); paint(canvas, sprite, i, column); return h("figure", {class: name === label ? "chosen" : null}, canvas, h("figcaption", {}, name)); };
+    const big = ({name, i}) => {
+      const canvas = h("canvas", {class: "big", role: "img", "aria-label": `${name}, image ${column + 1}`});
+      paint(canvas, sprite, i, column);
+      return h("figure", {class: name === label ? "chosen" : null}, canvas, h("figcaption", {}, name));
+    };
     const own = rowsIn(sprite, label);
-    const list = own && own.original ? [{name: `original of ${label}`, i: own.original}, {name: label, i: own.row}] : rows;
-    dialog.replaceChildren(h("header", {}, h("b", {}, `${group.title}, image ${column + 1} of ${sprite.images}`), " ", linked("#" + sprite.run.anchor, `run of seed ${sprite.run.seed}`),
-      h("span", {class: "buttons"}, [["‹ image", 0, -1], ["image ›", 0, 1], ["‹ column", -1, 0], ["column ›", 1, 0]].map(([text, cut, image]) => h("button", {type: "button", onclick: () => move(cut, image)}, text)), h("button", {type: "button", class: "close", onclick: () => dialog.close()}, "Close"))),
-      h("div", {class: "bigs"}, list.map(big)), h("p", {class: "muted"}, "Arrow keys: next image, next column. Escape closes."));
+    const list =
+      own && own.original
+        ? [
+            {name: `original of ${label}`, i: own.original},
+            {name: label, i: own.row},
+          ]
+        : rows;
+    dialog.replaceChildren(
+      h(
+        "header",
+        {},
+        h("b", {}, `${group.title}, image ${column + 1} of ${sprite.images}`),
+        " ",
+        linked("#" + sprite.run.anchor, `run of seed ${sprite.run.seed}`),
+        h(
+          "span",
+          {class: "buttons"},
+          [
+            ["‹ image", 0, -1],
+            ["image ›", 0, 1],
+            ["‹ column", -1, 0],
+            ["column ›", 1, 0],
+          ].map(([text, cut, image]) => h("button", {type: "button", onclick: () => move(cut, image)}, text)),
+          h("button", {type: "button", class: "close", onclick: () => dialog.close()}, "Close"),
+        ),
+      ),
+      h("div", {class: "bigs"}, list.map(big)),
+      h("p", {class: "muted"}, "Arrow keys: next image, next column. Escape closes."),
+    );
     if (dialog.open) dialog.focus();
   };
   const move = (cut, image) => {
@@ -57,8 +105,16 @@ function enlarge(groups, label, at, column) {
     column = (column + image + spriteOf(groups[at]).images) % spriteOf(groups[at]).images;
     show();
   };
-  dialog.onkeydown = (e) => { const way = {ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0]}[e.key]; if (way) { e.preventDefault(); move(...way); } };
-  dialog.onclick = (e) => { if (e.target === dialog || (e.target.tagName === "A" && e.target.getAttribute("href"))) dialog.close(); };
+  dialog.onkeydown = (e) => {
+    const way = {ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0]}[e.key];
+    if (way) {
+      e.preventDefault();
+      move(...way);
+    }
+  };
+  dialog.onclick = (e) => {
+    if (e.target === dialog || (e.target.tagName === "A" && e.target.getAttribute("href"))) dialog.close();
+  };
   show();
   dialog.showModal();
   dialog.focus();
@@ -69,30 +125,99 @@ function pictures() {
   if (!root) return;
   const STRONGEST = "strongest attack";
   const labels = [STRONGEST, ...data.attacks.filter((label) => Object.values(data.sprites).some((s) => s.rows.includes(label)))];
-  const having = data.groups.filter(spriteOf), series = [...new Set(having.map((g) => g.series))], cuts = data.cuts.filter((c) => having.some((g) => g.cut === c));
-  const views = [...series.map((s) => ({text: `cuts of ${brief(s)}`, has: (g) => g.series === s, head: (g) => `cut ${g.cut}`})),
-    ...(series.length > 1 ? cuts.map((c) => ({text: `all settings at cut ${c}`, has: (g) => g.cut === c, head: (g) => brief(g.series)})) : [])];
-  const attack = h("select", {id: "picture-attack", onchange: () => draw()}, labels.map((l) => h("option", {value: l}, l)));
-  const which = h("select", {id: "picture-series", onchange: () => draw()}, views.map((v, i) => h("option", {value: i}, v.text)));
+  const having = data.groups.filter(spriteOf),
+    series = [...new Set(having.map((g) => g.series))],
+    cuts = data.cuts.filter((c) => having.some((g) => g.cut === c));
+  const views = [
+    ...series.map((s) => ({text: `cuts of ${brief(s)}`, has: (g) => g.series === s, head: (g) => `cut ${g.cut}`})),
+    ...(series.length > 1
+      ? cuts.map((c) => ({text: `all settings at cut ${c}`, has: (g) => g.cut === c, head: (g) => brief(g.series)}))
+      : []),
+  ];
+  const attack = h(
+    "select",
+    {id: "picture-attack", onchange: () => draw()},
+    labels.map((l) => h("option", {value: l}, l)),
+  );
+  const which = h(
+    "select",
+    {id: "picture-series", onchange: () => draw()},
+    views.map((v, i) => h("option", {value: i}, v.text)),
+  );
   const grid = h("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": "Reconstructions"});
-  root.append(h("div", {class: "controls"}, h("div", {class: "slider"}, h("label", {for: "picture-series"}, "Columns"), which), h("div", {class: "slider"}, h("label", {for: "picture-attack"}, "Attack"), attack)), grid);
+  root.append(
+    h(
+      "div",
+      {class: "controls"},
+      h("div", {class: "slider"}, h("label", {for: "picture-series"}, "Columns"), which),
+      h("div", {class: "slider"}, h("label", {for: "picture-attack"}, "Attack"), attack),
+    ),
+    grid,
+  );
   function draw() {
-    const view = views[Number(which.value)], groups = shown().filter((g) => view.has(g) && spriteOf(g));
-    const columns = groups.map((group, at) => {
-      const sprite = spriteOf(group), best = (sprite.run.outcomes || []).find((o) => o.strongest);
-      const label = attack.value === STRONGEST ? best && best.label : attack.value, own = label ? rowsIn(sprite, label) : null;
-      const outcome = own && (sprite.run.outcomes || []).find((o) => o.kind === "attack" && o.label === label);
-      return {group, at, sprite, label, own, outcome};
-    }).filter((c) => c.own);
-    if (!columns.length) { grid.replaceChildren(h("p", {class: "muted"}, "No pictures for this choice.")); return; }
+    const view = views[Number(which.value)],
+      groups = shown().filter((g) => view.has(g) && spriteOf(g));
+    const columns = groups
+      .map((group, at) => {
+        const sprite = spriteOf(group),
+          best = (sprite.run.outcomes || []).find((o) => o.strongest);
+        const label = attack.value === STRONGEST ? best && best.label : attack.value,
+          own = label ? rowsIn(sprite, label) : null;
+        const outcome = own && (sprite.run.outcomes || []).find((o) => o.kind === "attack" && o.label === label);
+        return {group, at, sprite, label, own, outcome};
+      })
+      .filter((c) => c.own);
+    if (!columns.length) {
+      grid.replaceChildren(h("p", {class: "muted"}, "No pictures for this choice."));
+      return;
+    }
     const same = columns.every((c) => c.sprite.originals === columns[0].sprite.originals && c.own.original === 0);
     const images = Math.max(...columns.map((c) => c.sprite.images));
-    const button = (c, row, column, what) => h("button", {type: "button", class: "tile", "aria-label": `Enlarge ${what}, image ${column + 1}, ${c.group.title}`, onclick: () => enlarge(columns.map((x) => x.group), c.label, columns.indexOf(c), column)}, tile(c.sprite, row, column, what));
+    const button = (c, row, column, what) =>
+      h(
+        "button",
+        {
+          type: "button",
+          class: "tile",
+          "aria-label": `Enlarge ${what}, image ${column + 1}, ${c.group.title}`,
+          onclick: () =>
+            enlarge(
+              columns.map((x) => x.group),
+              c.label,
+              columns.indexOf(c),
+              column,
+            ),
+        },
+        tile(c.sprite, row, column, what),
+      );
     const blind = columns[0].sprite.rows.indexOf("blind guess");
-    const head = h("tr", {}, same ? h("th", {}, "original") : null, columns.map((c) => h("th", {colspan: same ? null : 2}, linked("#" + c.sprite.run.anchor, view.head(c.group)), h("small", {}, ` ${attack.value === STRONGEST ? c.label + ", " : ""}R2 ${write.ratio(c.outcome.scores.r2)}`))), same && blind > 0 ? h("th", {}, "blind guess") : null);
-    const rows = Array.from({length: images}, (_, i) => h("tr", {}, same ? h("td", {}, button(columns[0], 0, i, "original")) : null,
-      columns.map((c) => (i >= c.sprite.images ? h("td", {colspan: same ? null : 2}) : [same ? null : h("td", {}, button(c, c.own.original, i, "original")), h("td", {}, button(c, c.own.row, i, c.label))])),
-      same && blind > 0 ? h("td", {}, button(columns[0], blind, i, "blind guess")) : null));
+    const head = h(
+      "tr",
+      {},
+      same ? h("th", {}, "original") : null,
+      columns.map((c) =>
+        h(
+          "th",
+          {colspan: same ? null : 2},
+          linked("#" + c.sprite.run.anchor, view.head(c.group)),
+          h("small", {}, ` ${attack.value === STRONGEST ? c.label + ", " : ""}R2 ${write.ratio(c.outcome.scores.r2)}`),
+        ),
+      ),
+      same && blind > 0 ? h("th", {}, "blind guess") : null,
+    );
+    const rows = Array.from({length: images}, (_, i) =>
+      h(
+        "tr",
+        {},
+        same ? h("td", {}, button(columns[0], 0, i, "original")) : null,
+        columns.map((c) =>
+          i >= c.sprite.images
+            ? h("td", {colspan: same ? null : 2})
+            : [same ? null : h("td", {}, button(c, c.own.original, i, "original")), h("td", {}, button(c, c.own.row, i, c.label))],
+        ),
+        same && blind > 0 ? h("td", {}, button(columns[0], blind, i, "blind guess")) : null,
+      ),
+    );
     grid.replaceChildren(h("table", {class: "tiles"}, h("thead", {}, head), h("tbody", {}, rows)));
   }
   follow(draw);
