@@ -2,6 +2,12 @@
 // Learning and divergence curves: one panel per algorithm with a line per cut, or the other way round.
 
 const VIRIDIS = ["#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#a5d92f"];
+// From the lowest to the highest; a single value gets room to both sides.
+function range(values) {
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  return low < high ? [low, high] : [low - 0.5 * Math.abs(low || 1), high + 0.5 * Math.abs(high || 1)];
+}
+
 const shade = (i, count) => VIRIDIS[Math.round((i / Math.max(count - 1, 1)) * (VIRIDIS.length - 1))];
 
 function panels(node, curve, across, groups) {
@@ -26,12 +32,12 @@ function panels(node, curve, across, groups) {
         width,
         height: 250,
         title: across ? name : brief(name),
-        x: {label: curve.x, type: far ? "log" : "linear", domain: [Math.min(...xs), Math.max(...xs)]},
+        x: {label: curve.x, type: far ? "log" : "linear", domain: range(xs)},
         y: {
           label: i ? null : curve.label,
           grid: true,
           type: curve.log ? "log" : "linear",
-          domain: [Math.min(...ys), Math.max(...ys)],
+          domain: range(ys),
           nice: !curve.log,
           ticks: 5,
         },

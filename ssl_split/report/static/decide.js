@@ -109,6 +109,19 @@ function facts(group) {
   );
 }
 
+// The budgets in words: they stand on paper, too.
+function within() {
+  const said = [
+    ["leakage", "R2 at most", "ratio"],
+    ["mib", "MiB per client at most", "mib"],
+    ["macs", "client MACs at most", "count"],
+    ["accuracy", "accuracy at least", "percent"],
+  ]
+    .filter(([name]) => Number.isFinite(budget[name]))
+    .map(([name, text, style]) => `${text} ${write[style](budget[name])}`);
+  return said.length ? `with ${said.join(", ")}` : "of all, without a budget";
+}
+
 function advise(groups) {
   const chosen = recommend(groups, budget, goal);
   const without = groups.length - placed(groups).length;
@@ -135,7 +148,7 @@ function advise(groups) {
         .join("; ")}${close.length > 6 ? ` and ${close.length - 6} more` : ""}.`,
     );
   return [
-    h("p", {class: "verdict"}, `${goals[goal]} within the budgets: `, h("a", {href: "#" + chosen.anchor, id: "chosen"}, chosen.title), "."),
+    h("p", {class: "verdict"}, `${goals[goal]} ${within()}: `, h("a", {href: "#" + chosen.anchor, id: "chosen"}, chosen.title), "."),
     warning,
     facts(chosen),
     h(
