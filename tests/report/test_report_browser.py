@@ -6,6 +6,7 @@ Chromium is driven by Playwright. Named by the variable CHROMIUM, or found as ch
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +98,7 @@ def test_everything_is_drawn_without_network_or_error(browser: Any, reported: Pa
         assert page.locator(".chart svg").count() >= drawn.count()
         assert page.locator(".chart:has-text('nothing to draw')").count() == 0
         assert page.locator("#broken").is_hidden()
+        assert not re.findall(r"\b(?:null|undefined|NaN|\[object)\b", page.locator("main").inner_text())
 
 
 @pytest.mark.parametrize("goal", ["accurate", "private", "cheap"])

@@ -26,7 +26,7 @@ const looks = (legend = data.series.length <= FEW) => ({
 
 function legend() {
   const node = document.getElementById("legend");
-  if (data.series.length < 2) {
+  if (data.series.length <= FEW) {
     node.remove();
     return;
   }

@@ -284,7 +284,7 @@ function decide() {
   const draw = chart(drawing, (width) => tradeoff(width, shown(), axis.value));
   redecide = () => {
     const groups = shown();
-    answer.replaceChildren(...advise(groups));
+    answer.replaceChildren(...advise(groups).filter(Boolean));
     listed.replaceChildren(frontTable(front(groups)));
     draw();
   };
