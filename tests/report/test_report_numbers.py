@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import synthetic_runs as made
 
-from ssl_split.report import build, curves, rows, verdicts
+from ssl_split.report import build, curves, figures, rows, verdicts
 from ssl_split.report.collect import DAMAGED, FINISHED, MISSING, UNFINISHED, collect
 from ssl_split.report.flags import flags
 from ssl_split.report.table import MONITORS, Study, pareto, strongest, study
@@ -126,7 +126,7 @@ def test_smashed_data_is_no_headline(tmp_path: Path) -> None:
     assert read(tmp_path).accuracy == MONITORS["validation_knn"]
 
 
-def test_behind_a_defence_what_the_server_receives_counts(tmp_path: Path) -> None:
+def test_behind_a_defence_what_the_server_receives_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The headline is the probe behind the defence where both were made; R2 of who knows the defence, and of who does not, stand apart."""
     for defence, accuracy, mse, unaware in (("none", 0.6, 0.01, None), ("gaussian", 0.5, 0.03, 0.045), ("quantise", 0.55, 0.012, 0.6)):
         run = made.make_run(tmp_path, defence=defence)
@@ -140,6 +140,7 @@ def test_behind_a_defence_what_the_server_receives_counts(tmp_path: Path) -> Non
     assert known["gaussian"].mean("r2") == pytest.approx(0.5)
     assert known["gaussian"].mean("unaware_r2") == pytest.approx(0.25)
     assert known["none"].mean("unaware_r2") is None
+    monkeypatch.setattr(curves, "draw", lambda study, folder: [])
     page = build.write(tmp_path).read_text(encoding="utf-8")
     assert "R2, defence unknown" in page
     assert [g["defended"] for g in made.data_of(page)["groups"]].count(True) == len(known) - 1
@@ -148,10 +149,12 @@ def test_behind_a_defence_what_the_server_receives_counts(tmp_path: Path) -> Non
     assert "quantise" in drawn
 
 
-def test_without_defences_there_is_no_plane_of_them(tmp_path: Path) -> None:
+def test_without_defences_there_is_no_plane_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = made.make_run(tmp_path)
     made.add_probe(run, 0.6)
     made.add_attack(run, 0.01)
+    monkeypatch.setattr(curves, "draw", lambda study, folder: [])
+    monkeypatch.setattr(figures, "draw", lambda study, folder: [d for d in [figures.defences(study, folder)] if d])
     (group,) = made.data_of(build.write(tmp_path).read_text(encoding="utf-8"))["groups"]
     assert not group["defended"]
     assert not (tmp_path / "figures" / "defences.svg").exists()

@@ -16,8 +16,11 @@ import synthetic_runs as made
 import yaml
 from PIL import Image
 
-from ssl_split.report import build
+from ssl_split.report import build, figures
 from ssl_split.report.__main__ import main
+from ssl_split.report.collect import collect
+from ssl_split.report.draw import style
+from ssl_split.report.table import study
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "path", "use", "rect", "circle"}
 
@@ -68,6 +71,7 @@ def page(directory: Path) -> str:
     return build.write(directory).read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_every_number_leads_to_an_anchor_that_exists(tmp_path: Path) -> None:
     """6 settings with 13 numbers each in the table, a place for each of 18 runs, and for every setting the numbers of its three seeds."""
     made.make_study(tmp_path)
@@ -129,6 +133,7 @@ def test_pictures_are_the_tensors(reported: Path) -> None:
     assert np.abs(pixels[3] - 127.5).max() < 8
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_damaged_pictures_are_left_out(tmp_path: Path) -> None:
     run = made.make_run(tmp_path)
     whole, truncated = made.add_attack(run, 0.02), made.add_attack(run, 0.03, name="decoder")
@@ -195,11 +200,23 @@ def test_published_figures_stand_beside_ours(tmp_path: Path) -> None:
     assert "rounds: 10 (published 200)" in (tmp_path / "report.md").read_text(encoding="utf-8").replace("\\", "")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_equal_files_give_an_equal_page(tmp_path: Path) -> None:
     made.make_study(tmp_path, seeds=1, cuts=(1,))
     assert page(tmp_path) == page(tmp_path)
 
 
+def test_equal_numbers_give_equal_figures(tmp_path: Path) -> None:
+    made.make_study(tmp_path, seeds=1, cuts=(1,))
+    found = study(collect(tmp_path))
+    with style():
+        for folder in ("one", "two"):
+            figures.accuracy(found, tmp_path / folder)
+    for name in ("accuracy.svg", "accuracy.png"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_names_and_values_cannot_become_markup(tmp_path: Path) -> None:
     evil = "<script>alert('x')<b>\"&| `[a](b)"
     run = made.make_run(tmp_path / "runs")
