@@ -25,7 +25,7 @@ demo: .venv/installed ## train --cut 13, invert and linear probe on embedded ima
 test: .venv/installed ## ruff, mypy and the default tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --durations 12
 
 slow: .venv/installed ## the longer tests too
 	$(BIN)/python -m pytest -n auto -m 'slow or not slow'
