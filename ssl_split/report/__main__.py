@@ -15,7 +15,8 @@ from ssl_split.report.paper import FOLDER
 
 EPILOG = """\
 DIR is a sweep's directory, any folder of runs (runs/), or a single run. Written into it: report.html (one file, opens without network),
-report.md, results.csv (and .parquet, with the extra analysis), figures/*.svg and *.png, and paper/: a methods paragraph, BibTeX, and every table in LaTeX."""
+report.md, results.csv (and .parquet, with the extra analysis), figures/*.svg and *.png, and paper/: a methods paragraph, BibTeX, and every
+table in LaTeX."""
 
 
 def parser() -> argparse.ArgumentParser:
