@@ -36,6 +36,13 @@ class DecoderOptions:
 
 
 @dataclass(frozen=True)
+class RidgeOptions:
+    """The regression."""
+
+    copies: int = field(8, "releases of each own image that a second regression averages under a random defence (1: no second one)", low=1)
+
+
+@dataclass(frozen=True)
 class OptimiseOptions:
     """The search with known weights."""
 
@@ -110,6 +117,7 @@ class AttackOptions:
                           choices=("adaptive", "unaware"))
     unaware: bool = field(False, "against a defence: also run the attacker that does not know it, for comparison (always done for ridge)")
     decoder: DecoderOptions = field(DecoderOptions, "replaces single values of the preset")
+    ridge: RidgeOptions = field(RidgeOptions, "the regression")
     optimise: OptimiseOptions = field(OptimiseOptions, "the search with known weights")
     unsplit: UnsplitOptions = field(UnsplitOptions, "the search for images and weights at once")
     fora: ForaOptions = field(ForaOptions, "the substitute client; --decoder.blocks and .channels are those of its inverse")
@@ -163,6 +171,7 @@ class Method:
         cost: For `--help` and the docs.
         source: Where it is from.
         optional: Capabilities that it reads where they are offered.
+        defended: Names of further `AttackOptions` that change its numbers against a defence of what is sent.
     """
 
     run: Callable[[View, AttackOptions, int], Guess]
@@ -173,6 +182,7 @@ class Method:
     source: str
     labelled: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    defended: tuple[str, ...] = ()
 
     def declared(self, offered: Collection[str], *, supervised: bool) -> tuple[str, ...]:
         """Capabilities it needs of a run that is supervised, or not, and takes where they are offered."""

@@ -70,8 +70,8 @@ class Case:
         if self.options.attacker == "unaware" and not self.defended:
             raise ValueError(f"--attacker unaware has no meaning here: {self.checkpoint.run_dir.name} has no defence that changes what is "
                              "sent, or the attack looks at nothing that is sent")
-        known = ("attacker", "unaware") if self.defended else ()
-        self.identity = self.options.identity((*METHODS[self.options.method].options, *known))
+        method = METHODS[self.options.method]
+        self.identity = self.options.identity((*method.options, *(("attacker", "unaware", *method.defended) if self.defended else ())))
         if self.recording is not None:
             self.identity["wire"] = list(self.recording.span)
 

@@ -12,7 +12,7 @@ _DECODER = (*_SETS, "preset", "budget", "seeds", "seed", "precision", "decoder")
 METHODS: dict[str, Method] = {
     "blind": Method(blind.attack, needs=("aux",), options=_SETS, seeded=False, cost="seconds", source="mean of the attacker's images"),
     "ridge": Method(ridge.attack, needs=("smashed", "query", "aux"), options=_SETS, seeded=False, cost="seconds",
-                    source="closed form; docs/attacks.md"),
+                    source="closed form; docs/attacks.md", defended=("ridge",)),
     "decoder": Method(decoder.attack, needs=("smashed", "query", "aux"), seeded=True, cost="minutes", source="ResSFL, MocoSFL",
                       options=_DECODER),
     "oracle": Method(decoder.oracle, needs=("smashed", "query", "private_pairs"), seeded=True, cost="minutes",

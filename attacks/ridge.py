@@ -8,7 +8,7 @@ lambda times their number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,9 +24,6 @@ LAMBDAS = tuple(10.0 ** (k / 2) for k in range(-6, 7))
 
 STRONG = LAMBDAS + tuple(10.0 ** (k / 2) for k in range(7, 13))
 """Penalties of a regression on averaged releases: it needs larger ones, since single releases have noise that it has not seen."""
-
-COPIES = 8
-"""Releases of each image that are averaged under a random defence."""
 
 
 @dataclass(frozen=True)
@@ -161,17 +158,15 @@ def at_edge(errors: dict[float, float]) -> bool:
 def attack(view: View, options: AttackOptions, seed: int) -> Guess:
     """Fit on the attacker's images, choose lambda on a tenth of them, reconstruct the targets.
 
-    Under a random defence there are two regressions, one on a release of each image and one on the mean of `COPIES` releases, which is
-    nearer to what a regression on endlessly many releases would be; the validation images, released once as the targets are, decide.
+    Under a random defence there are two regressions, one on a release of each image and one on the mean of `options.ridge.copies` releases,
+    which is nearer to what a regression on endlessly many releases would be; validation images, released once like the targets, decide.
     """
-    random = _random(view)
-    with progress(6 if random else 3, "ridge") as bar:
-        guess = _fit(view, view.query, LAMBDAS, bar)
-        if random:
-            averaged = _fit(view, lambda images: _mean(view, images), STRONG, bar)
-            better = (averaged.validation_mse or 0.0) < (guess.validation_mse or 0.0)
-            best = averaged if better else guess
-            guess = Guess(best.images, best.validation_mse, {**best.notes, "copies": COPIES if better else 1})
+    ways = [(1, LAMBDAS)]
+    if options.ridge.copies > 1 and _random(view):
+        ways.append((options.ridge.copies, STRONG))
+    with progress(3 * len(ways), "ridge") as bar:
+        error, guess = min((_fit(view, copies, penalties, bar) for copies, penalties in ways), key=lambda found: found[0])
+        bar.advance(0, validation_mse=error)
     return guess
 
 
@@ -181,18 +176,18 @@ def _random(view: View) -> bool:
     return not torch.equal(view.query(image), view.query(image, copy=1))
 
 
-def _mean(view: View, images: Tensor) -> Tensor:
+def _mean(view: View, images: Tensor, copies: int) -> Tensor:
     """Mean of several releases of each image."""
     total = view.query(images)
-    for copy in range(1, COPIES):
+    for copy in range(1, copies):
         total = total + view.query(images, copy=copy)
-    return total / COPIES
+    return total / copies if copies > 1 else total
 
 
-def _fit(view: View, query: Callable[[Tensor], Tensor], penalties: Sequence[float], bar: Bar) -> Guess:
-    """One regression, on what `query` gives for own images."""
+def _fit(view: View, copies: int, penalties: Sequence[float], bar: Bar) -> tuple[float, Guess]:
+    """One regression, on the mean of so many releases of own images, and its error on validation images."""
     own = view.aux
-    fit = Features(query, own.fit)
+    fit = Features(lambda images: _mean(view, images, copies), own.fit)
     bar.advance(images=len(fit), dimensions=fit.dimensions)
     fitted = Ridge(fit, own.fit.flatten(1))
     bar.advance()
@@ -201,6 +196,6 @@ def _fit(view: View, query: Callable[[Tensor], Tensor], penalties: Sequence[floa
     pixels = fitted.solution.predict(fitted.scores(Features(lambda z: z, view.smashed)), penalty=penalty)
     bar.advance(validation_mse=errors[penalty])
     images = pixels.clamp(0, 1).to(own.fit.dtype).view(-1, *own.fit.shape[1:])
-    notes = {"lambda": penalty, "lambda_at_edge": at_edge(errors), "dual": fitted.dual,
+    notes = {"lambda": penalty, "lambda_at_edge": at_edge(errors), "dual": fitted.dual, "copies": copies,
              "validation_mse_by_lambda": {f"{k:g}": v for k, v in errors.items()}}
-    return Guess(images, errors[penalty], notes)
+    return errors[penalty], Guess(images, errors[penalty], notes)
