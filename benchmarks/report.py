@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import shutil
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "report"))
 import synthetic_runs as made
 
-from ssl_split.report import build, collect, curves, figures, page, table
+from ssl_split.report import build, collect, curves, figures, page, paper, table
 from ssl_split.report.draw import style
 
 CUTS = tuple(range(1, 20, 2))
@@ -45,9 +44,9 @@ def seconds_in_browser(file: Path) -> float:
     """From navigation until the page says that it is ready."""
     from playwright.sync_api import sync_playwright
 
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    found = made.chromium()
     if found is None:
-        raise SystemExit("error: --browser needs Chromium on the path")
+        raise SystemExit("error: --browser needs Chromium on the path, or named by the variable CHROMIUM")
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
         shown = browser.new_page()
@@ -71,10 +70,11 @@ def measure(count: int, *, browser: bool) -> dict[str, float]:
         with style():
             drawings = figures.draw(study, directory / build.FIGURES) + curves.draw(study, directory / build.FIGURES)
         drawn = time.perf_counter()
-        text = page.html(study, drawings, directory)
+        shown, texts = page.context(study, drawings, directory), paper.texts(study)
+        text = page.html(shown, study, directory, texts=texts)
         (directory / build.HTML).write_text(text, encoding="utf-8")
         written = time.perf_counter()
-        bare = len(page.html(study, drawings, directory, images=0))
+        bare = len(page.html(shown, study, directory, images=0, texts=texts))
         known = {"runs": count, "read": read - start, "figures": drawn - read, "page": written - drawn, "MiB": len(text) / 2**20,
                  "MiB without pictures": bare / 2**20}
         return known | ({"browser": seconds_in_browser(directory / build.HTML)} if browser else {})

@@ -11,8 +11,9 @@ from ssl_split import runs
 from ssl_split.fields import flatten
 from ssl_split.list_runs.listing import Row, aligned, note, plain, state
 from ssl_split.report import text
-from ssl_split.report.collect import Outcome, Run, number
+from ssl_split.report.collect import Run
 from ssl_split.report.rows import RULERS, SCORES
+from ssl_split.report.table import interval
 
 ABSENT = "(not known)"
 """Of a field that a run's file does not have, as files of other versions may not."""
@@ -43,7 +44,7 @@ def results(run: Run) -> dict[str, dict[str, float | None]]:
         made |= {f"{probe.label} accuracy, {ruler.replace('_', ' ')}": _rate(*(probe.number(ruler, k) for k in ("accuracy", "low", "high")))
                  for ruler in RULERS}
     for attack in run.of("attack"):
-        made |= {f"{attack.label} {score}": _rate(attack.number(score), *_ends(attack, score)) for score in SCORES}
+        made |= {f"{attack.label} {score}": _rate(attack.number(score), *(interval(attack.values, score) or ())) for score in SCORES}
         made[f"{attack.label} r2, untrained"] = _rate(attack.number("untrained_r2"))
     for found in runs.leaked(run):
         made[f"{found.outcome.label} {found.measure}"] = _rate(found.value, found.low, found.high)
@@ -52,13 +53,6 @@ def results(run: Run) -> dict[str, dict[str, float | None]]:
 
 def _rate(value: float | None, low: float | None = None, high: float | None = None) -> dict[str, float | None]:
     return {"value": value, "low": low, "high": high}
-
-
-def _ends(outcome: Outcome, score: str) -> tuple[float | None, float | None]:
-    ends = outcome.values.get("intervals")
-    found = ends.get(score) if isinstance(ends, Mapping) else None
-    low, high = found if isinstance(found, list) and len(found) == 2 else (None, None)
-    return number({"end": low}, "end"), number({"end": high}, "end")
 
 
 def as_json(rows: Sequence[Row]) -> str:

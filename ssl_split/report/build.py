@@ -41,9 +41,9 @@ def write_study(made: Study, out: Path, *, comparison: Comparison | None = None,
         drawings = figures.draw(made, out / FIGURES) + curves.draw(made, out / FIGURES)
     rows.write(made, out / CSV)
     parquet.write(made, out / PARQUET)
-    paper.write(made, out)
-    texts = {HTML: page.html(made, drawings, out, images=images, comparison=comparison),
-             MARKDOWN: page.as_markdown(made, drawings, out, comparison)}
+    for_paper, shown = paper.texts(made), page.context(made, drawings, out, comparison)
+    texts = {HTML: page.html(shown, made, out, images=images, texts=for_paper), MARKDOWN: page.as_markdown(shown)}
+    texts |= {f"{paper.FOLDER}/{one.file}": one.text + "\n" for one in for_paper}
     for name, text in texts.items():
         replace_file(out / name, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))  # type: ignore[misc]
     return out / HTML

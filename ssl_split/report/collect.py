@@ -93,6 +93,21 @@ class Run:
         """Seed of the training."""
         return self.config.get("seed")
 
+    @property
+    def command(self) -> str | None:
+        """The command that trains it, if it is known."""
+        known = self.result.get("command") or next((j.command for j in self.jobs if j.stage is None), None)
+        return None if known is None else str(known)
+
+    @property
+    def machine(self) -> str:
+        """Its environment in one line, empty where nothing is known."""
+        known, packages = self.environment, self.environment.get("packages")
+        torch = packages.get("torch") if isinstance(packages, Mapping) else None
+        items = (("ssl_split", known.get("ssl_split")), ("commit", known.get("commit")), ("Python", known.get("python")), ("torch", torch),
+                 ("", known.get("cuda") or known.get("processor")), ("threads", known.get("threads")))
+        return ", ".join(f"{name} {value}".strip() for name, value in items if value)
+
     def number(self, *keys: str) -> float | None:
         """A number of the run's result."""
         return number(self.result, *keys)

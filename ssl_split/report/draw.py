@@ -1,9 +1,8 @@
-"""How figures look, and how they become files: an SVG and a PNG each, and an SVG that can stand inside a page."""
+"""How figures look, and how they become files: an SVG and a PNG each."""
 
 from __future__ import annotations
 
 import io
-import re
 import textwrap
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -18,7 +17,7 @@ from matplotlib.figure import Figure
 from ssl_split.files import replace_file
 
 INK, MUTED, GRID, PAPER = "#1f2021", "#6e7072", "#d4d5d6", "#fefefd"
-"""Colours of text, rulers, grid and background; inside a page they follow its light or dark mode."""
+"""Colours of text, rulers, grid and background."""
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito (2008): told apart with every common colour blindness."""
@@ -31,9 +30,6 @@ _SHORT = 30
 
 _LINE = 0.17
 """Height of a line in a legend, in inches."""
-
-_HALF_PAGE = 7.0
-"""Inches above which a figure does not fit beside another."""
 
 _STYLE: Any = {
     "font.family": "sans-serif", "font.size": 9, "axes.titlesize": 9.5, "axes.titleweight": "bold", "axes.spines.top": False,
@@ -51,21 +47,17 @@ def style() -> AbstractContextManager[None]:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure ready for a page.
+    """A figure that was written.
 
     Attributes:
         name: Of its files, without ending.
         title: What it shows.
         caption: How to read it.
-        svg: Markup that follows the page's colours.
-        wide: Whether it needs the whole width of the page.
     """
 
     name: str
     title: str
     caption: str
-    svg: str
-    wide: bool
 
 
 @dataclass(frozen=True)
@@ -120,7 +112,7 @@ def heading(panel: Any, text: str) -> None:
 
 
 def finish(figure: Figure, folder: Path, *, name: str, title: str, caption: str) -> Drawing:
-    """Write `<name>.svg` and `<name>.png` and give the markup for a page."""
+    """Write `<name>.svg` and `<name>.png`."""
     with mpl.rc_context({"svg.hashsalt": name}):  # equal numbers give equal files
         buffer = io.BytesIO()
         no_dates = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -129,27 +121,4 @@ def finish(figure: Figure, folder: Path, *, name: str, title: str, caption: str)
         figure.savefig(pixels, format="png", dpi=160)
     replace_file(folder / f"{name}.svg", lambda temporary: temporary.write_bytes(buffer.getvalue()))
     replace_file(folder / f"{name}.png", lambda temporary: temporary.write_bytes(pixels.getvalue()))
-    width = float(figure.get_figwidth())
-    markup = inline(buffer.getvalue().decode("utf-8"), name=name, title=title, width=width)
-    return Drawing(name, title, caption, markup, width > _HALF_PAGE)
-
-
-def inline(svg: str, *, name: str, title: str, width: float) -> str:
-    """An SVG file as markup inside a page: no prolog or style of its own, ids that cannot clash, colours of the page.
-
-    Args:
-        svg: The file's text.
-        name: Put before every id.
-        title: For readers who do not see the drawing.
-        width: In inches; the page shows it no larger than its text reads well.
-    """
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
-    body = re.sub(r' width="[^"]*" height="[^"]*"| height="[^"]*" width="[^"]*"', "", body, count=1)
-    body = re.sub(r'\bid="', f'id="{name}-', body)
-    body = re.sub(r'href="#', f'href="#{name}-', body).replace("url(#", f"url(#{name}-")
-    body = body.replace("xlink:href", "href").replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
-    for color, variable in ((INK, "var(--ink)"), (MUTED, "var(--muted)"), (GRID, "var(--line)"), (PAPER, "none")):
-        body = body.replace(color, variable)
-    label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    return body.replace("<svg", f'<svg role="img" aria-label="{label}" style="max-width: {6.6 * width:.1f}rem"', 1)
+    return Drawing(name, title, caption)

@@ -1,4 +1,4 @@
-"""The report's tables in LaTeX: booktabs tabulars that can be pasted into a paper (`\\usepackage{booktabs}`).
+"""The report's tables in LaTeX, to be pasted into a paper that loads booktabs and graphicx; wide ones are made to fit the text.
 
 What a table shows comes from `table`, `leaks` and the columns that the caller passes in; this file only sets it.
 """
@@ -6,12 +6,12 @@ What a table shows comes from `table`, `leaks` and the columns that the caller p
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from ssl_split.report import text
 from ssl_split.report.collect import Outcome, Run
+from ssl_split.report.columns import Column
 from ssl_split.report.leaks import Finding
 from ssl_split.report.table import Group, Study, Value, interval
 
@@ -24,28 +24,8 @@ SPECIAL = {
 """Every character with a meaning of its own in LaTeX; square brackets too, since one after `\\\\` would be its argument."""
 
 
-class Column(Protocol):
-    """What is read of a column (`page.Column`)."""
-
-    @property
-    def key(self) -> str:
-        """Which value of a group."""
-        ...
-
-    @property
-    def style(self) -> str:
-        """How it is written: a key of `text.FORMATS`."""
-        ...
-
-    @property
-    def head(self) -> str:
-        """Its heading."""
-        ...
-
-    @property
-    def part(self) -> str:
-        """The heading over it and its neighbours."""
-        ...
+WIDE = 8
+"""Columns above which a table does not fit into a column of text."""
 
 
 @dataclass(frozen=True)
@@ -83,17 +63,19 @@ def tabular(heads: Sequence[Head], rows: Sequence[Sequence[str]], *, caption: st
         label: Of `\\label`.
 
     Returns:
-        A `table` environment; a row of parts stands over the headings where there are any.
+        A `table` environment; a row of parts stands over the headings where there are any. With more than `WIDE` columns it spans both
+        columns of the paper and is made to fit.
 
     Raises:
         ValueError: a row with another number of cells than there are columns.
     """
     if wrong := next((row for row in rows if len(row) != len(heads)), None):
         raise ValueError(f"a row of the table {label!r} has {len(wrong)} cells and not {len(heads)}")
-    lines = ["\\begin{table}", "\\centering", f"\\caption{{{escape(caption)}}}", f"\\label{{{name(label)}}}",
+    kind, fit, end = ("table*", ["\\resizebox{\\textwidth}{!}{%"], "}") if len(heads) > WIDE else ("table", [], "")
+    lines = [f"\\begin{{{kind}}}", "\\centering", f"\\caption{{{escape(caption)}}}", f"\\label{{{name(label)}}}", *fit,
              f"\\begin{{tabular}}{{{''.join(h.align for h in heads)}}}", "\\toprule"]
     lines += _parts(heads)
-    lines += [_row([h.name for h in heads]), "\\midrule", *map(_row, rows), "\\bottomrule", "\\end{tabular}", "\\end{table}"]
+    lines += [_row([h.name for h in heads]), "\\midrule", *map(_row, rows), "\\bottomrule", f"\\end{{tabular}}{end}", f"\\end{{{kind}}}"]
     return "\n".join(lines) + "\n"
 
 
@@ -124,7 +106,7 @@ def table(study: Study, columns: Sequence[Column], *, caption: str, label: str) 
 
     Args:
         study: What is shown.
-        columns: Such as `page.columns(study)` or `page.columns(study, page.COSTS)`.
+        columns: Those of `columns` for which there are numbers.
         caption, label: Of the table.
     """
     heads = [*_of_group(study), *(Head(c.head, c.part, "r") for c in columns), Head("n", align="r")]
@@ -187,9 +169,5 @@ def findings(study: Study, found: Sequence[Finding], *, caption: str, label: str
     heads = [*_of_group(study), Head("seed", align="r"), Head("attack"), Head("how"), Head("measure"), Head("value", align="r"),
              Head("chance", align="r"), *(Head(r, align="r") for r in rulers)]
     rows = [[*_group(study, f.group), str(f.run.seed), f.outcome.label, f.way, f.measure, _with(f.value, f.low, f.high, text.ratio),
-             text.ratio(f.chance), *(text.ratio(_ruler(f.rulers, r)) for r in rulers)] for f in found]
+             text.ratio(f.chance), *(text.ratio(f.rulers.get(r)) for r in rulers)] for f in found]
     return tabular(heads, rows, caption=caption, label=label) if rows else None
-
-
-def _ruler(rulers: Mapping[str, float | None], name: str) -> float | None:
-    return rulers.get(name)

@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ssl_split.report import cite, leaks, paper, published, text, verdicts
+from ssl_split.report import cite, leaks, published, text, verdicts
 from ssl_split.report.collect import Outcome, Run
 from ssl_split.report.columns import ATTACK, COSTS, TARGET, columns, parts
 from ssl_split.report.compare import Comparison
 from ssl_split.report.draw import Drawing
 from ssl_split.report.flags import flags
+from ssl_split.report.paper import Text
 from ssl_split.report.payload import pack, packed, payload
 from ssl_split.report.sprites import Sprite, sprite
 from ssl_split.report.table import MONITORS, Group, Study, Value
@@ -57,12 +58,6 @@ def targets(study: Study) -> list[float]:
     return sorted({float(t) for run in study.runs if isinstance(t := run.config.get("target_accuracy"), int | float)})
 
 
-def seed_value(group: Group, key: str, run: Run) -> float | None:
-    """One seed's share of a value."""
-    known = group.values.get(key)
-    return next((value for at, value in known.parts if at == run.anchor), None) if known else None
-
-
 def pictures(study: Study, out: Path) -> list[Picture]:
     """The strongest attack's picture at every group, of the first seed that has one."""
     found = []
@@ -81,21 +76,6 @@ def sprites(study: Study, images: int) -> dict[str, Sprite]:
     return {anchor: found for anchor, found in made.items() if found is not None}
 
 
-def command(run: Run) -> str:
-    """The command that trains the run."""
-    known = run.result.get("command") or next((j.command for j in run.jobs if j.stage is None), None)
-    return str(known or "not recorded")
-
-
-def machine(run: Run) -> str:
-    """The environment in one line."""
-    known, packages = run.environment, run.environment.get("packages")
-    torch = packages.get("torch") if isinstance(packages, Mapping) else None
-    items = (("ssl_split", known.get("ssl_split")), ("commit", known.get("commit")), ("Python", known.get("python")), ("torch", torch),
-             ("", known.get("cuda") or known.get("processor")), ("threads", known.get("threads")))
-    return ", ".join(f"{name} {value}".strip() for name, value in items if value) or "not recorded"
-
-
 def markdown(value: object) -> str:
     """Text that cannot become markup in Markdown, nor leave its table cell."""
     escaped = re.sub(r"([\\`*_{}\[\]()#+!|<>~$])", r"\\\1", " ".join(str(value).split()))
@@ -108,7 +88,14 @@ def code(value: object) -> str:
 
 
 def context(study: Study, drawings: list[Drawing], out: Path, comparison: Comparison | None = None) -> dict[str, Any]:
-    """What both templates are given."""
+    """What both templates are given.
+
+    Args:
+        study: What was measured.
+        drawings: Figures in `figures/`.
+        out: Where the files will be.
+        comparison: With another study, shown in a section of its own.
+    """
     shown, costs = columns(study), columns(study, COSTS)
     exceptions = [(g, said) for g in study.groups if (said := verdicts.verdict(g))]
     return {
@@ -120,7 +107,6 @@ def context(study: Study, drawings: list[Drawing], out: Path, comparison: Compar
         "pictures": pictures(study, out),
         "problems": [g for g in study.groups if g.problems], "attack_column": next((c.key for c in shown if c.part == ATTACK), None),
         "settings": any(g.setting for g in study.groups), "monitor": study.accuracy in MONITORS.values(), "anchor": anchor,
-        "seed_value": seed_value, "command": command, "machine": machine,
         "write": text.FORMATS, "spread": text.spread, "took": text.seconds,
         "memberships": leaks.memberships(study), "labels": leaks.labels(study),
         "inversions": [o.label for run in study.runs for o in run.of("attack") if o.number("mse") is not None],
@@ -130,31 +116,30 @@ def context(study: Study, drawings: list[Drawing], out: Path, comparison: Compar
     }
 
 
-def html(study: Study, drawings: list[Drawing], out: Path, *, images: int = IMAGES, comparison: Comparison | None = None) -> str:
+def html(shown: Mapping[str, Any], study: Study, out: Path, *, images: int = IMAGES, texts: Sequence[Text] = ()) -> str:
     """The page. Every text is escaped; the data of the scripts are packed, and nothing runs that is not named by its hash in the page's
     content security policy, which also forbids every request.
 
     Args:
+        shown: What `context` made of the study.
         study: What was measured.
-        drawings: Figures in `figures/`, named for readers without scripts.
         out: Where the page will be.
         images: Reconstructed images per run.
-        comparison: With another study, shown in a section of its own.
+        texts: For a paper.
     """
     made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
                        lstrip_blocks=True)
     made.filters.update(percent=text.percent)
-    values = context(study, drawings, out, comparison)
     found = sprites(study, images)
     library, app = (STATIC / LIBRARY).read_text(encoding="utf-8"), "".join((STATIC / name).read_text(encoding="utf-8") for name in SCRIPTS)
     body = {**payload(study, out), "columns": [vars(c) for c in columns(study) + columns(study, COSTS)],
-            "paper": [vars(one) for one in paper.texts(study)],
+            "paper": [vars(one) for one in texts],
             "sprites": {a: {"rows": s.rows, "images": s.images, "size": s.size, "originals": s.originals} for a, s in found.items()}}
-    values |= {
+    scripts = {
         "style": Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")), "app": Markup(app), "data": packed(body),
         "library": pack(library.encode("utf-8")), "sprites": found, "hashes": [_hash(app), _hash(library)],
     }
-    return made.get_template("page.html.j2").render(values)
+    return made.get_template("page.html.j2").render({**shown, **scripts})
 
 
 def _hash(script: str) -> str:
@@ -162,9 +147,9 @@ def _hash(script: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(script.encode('utf-8')).digest()).decode('ascii')}"
 
 
-def as_markdown(study: Study, drawings: list[Drawing], out: Path, comparison: Comparison | None = None) -> str:
-    """The Markdown file; texts go through the filters `md` and `code`."""
+def as_markdown(shown: Mapping[str, Any]) -> str:
+    """The Markdown file of what `context` made of a study; texts go through the filters `md` and `code`."""
     made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=False, undefined=StrictUndefined, trim_blocks=True,
                        lstrip_blocks=True)
     made.filters.update(md=markdown, code=code, percent=text.percent)
-    return made.get_template("report.md.j2").render(context(study, drawings, out, comparison))
+    return made.get_template("report.md.j2").render(shown)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from ssl_split.files import replace_file
 from ssl_split.report import cite, latex, leaks
 from ssl_split.report.columns import COSTS, columns
 from ssl_split.report.table import Study
 
 FOLDER = "paper"
-HEAD = "% Written by ssl_split.report; needs \\usepackage{booktabs} and, for wide tables, \\usepackage{graphicx}.\n"
+"""Of their files, beside the report."""
+
+HEAD = "% Written by ssl_split.report; needs \\usepackage{booktabs,graphicx}.\n"
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,3 @@ def texts(study: Study) -> list[Text]:
                                                   label="tab:labels")),
     )
     return made + [Text(title, f"table-{name}.tex", HEAD + text) for title, name, text in found if text]
-
-
-def write(study: Study, out: Path) -> None:
-    """`paper/*` beside the report."""
-    for one in texts(study):
-        replace_file(out / FOLDER / one.file, lambda temporary, one=one: temporary.write_text(one.text + "\n", encoding="utf-8"))  # type: ignore[misc]

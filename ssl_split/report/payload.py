@@ -15,6 +15,7 @@ from ssl_split.report.collect import Job, Outcome, Run
 from ssl_split.report.decide import first_budget
 from ssl_split.report.figures import NONE
 from ssl_split.report.leaks import Finding
+from ssl_split.report.rows import NESTED
 from ssl_split.report.table import MONITORS, Group, Study, Value, strongest
 
 DIGITS = 5
@@ -27,9 +28,6 @@ LEAST, MOST = 8, 80
 """Points of one curve."""
 
 SCORES = ("mse", "blind_mse", "untrained_mse", "psnr", "ssim", "blind_ssim", "untrained_ssim", "r2", "untrained_r2", "validation_mse")
-NESTED = {"identified": ("identification", "pixels", "top1", "rate"), "identified_chance": ("identification", "chance_top1"),
-          "class_told": ("classification", "reconstructions", "rate"), "class_told_of_truth": ("classification", "true_targets", "rate"),
-          "unaware_r2": ("unaware", "r2")}
 PROBE = {"accuracy": ("accuracy",), "low": ("low",), "high": ("high",), "raw_pixels": ("raw_pixels", "accuracy"),
          "untrained": ("untrained", "accuracy")}
 TRAINING = ("seconds", "steps", "rounds", "images_per_second", "loss", "collapse_std", "mib_per_client", "mib_per_client_closed_form",
@@ -101,17 +99,17 @@ def _defended(group: Group) -> bool:
 
 def _run(run: Run, group: int, configs: _Parts, environments: _Unique, out: Path) -> dict[str, Any]:
     best = strongest(run)
-    command = run.result.get("command") or next((j.command for j in run.jobs if j.stage is None), None)
     made = {
         "anchor": run.anchor, "name": run.name, "group": group, "seed": run.seed, "state": run.state, "reason": run.reason,
-        "command": None if command is None else str(command), "directory": Path(os.path.relpath(run.directory, out)).as_posix(),
-        "config": configs.own(run.config), "environment": environments.place(run.environment), "problems": list(run.problems),
+        "command": run.command, "directory": Path(os.path.relpath(run.directory, out)).as_posix(),
+        "config": configs.own(run.config), "environment": environments.place(run.environment),
+        "machine": run.machine, "problems": list(run.problems),
         "training": {k: rounded(v) for k in TRAINING if (v := run.number(k)) is not None},
         "smashed": run.result.get("smashed_shape"), "reached": _reached(run), "bytes": by_kind(run),
         "jobs": [_job(j) for j in run.jobs if j.state != "done"],
         "outcomes": [_outcome(o, out, strongest=o is best) for o in run.outcomes],
     }
-    return {k: v for k, v in made.items() if v not in (None, [], {})}
+    return {k: v for k, v in made.items() if v not in (None, "", [], {})}
 
 
 def plain(value: Any) -> Any:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,11 @@ def add_attack(run: Path, mse: float, *, name: str = "ridge", validation_mse: fl
     save_file({"targets": targets(), "reconstructions": (targets() / 255 * 0.8).astype(np.float16),
                "blind": np.full((3, 8, 8), 0.5, np.float16)}, folder / "reconstructions.safetensors")
     return folder
+
+
+def chromium() -> str | None:
+    """A browser on this machine, or the one that the variable CHROMIUM names."""
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def data_of(page: str) -> Any:

@@ -30,7 +30,9 @@ def body(text: str) -> list[list[str]]:
     columns = re.search(r"\\begin\{tabular\}\{([lr]+)\}", text)
     assert columns
     width = len(columns[1])
-    for command in ("toprule", "midrule", "bottomrule", "begin{table}", "end{table}", "end{tabular}", "caption{", "label{"):
+    table, fitted = ("table*", 1) if width > latex.WIDE else ("table", 0)
+    assert text.count("\\resizebox{\\textwidth}{!}{%") == fitted
+    for command in ("toprule", "midrule", "bottomrule", f"begin{{{table}}}", f"end{{{table}}}", "end{tabular}", "caption{", "label{"):
         assert text.count(f"\\{command}") == 1, command
     plain = re.sub(r"\\[{}]", "", text)
     assert plain.count("{") == plain.count("}")

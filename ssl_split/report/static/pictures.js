@@ -144,6 +144,7 @@ function pictures() {
     {id: "picture-series", onchange: () => draw()},
     views.map((v, i) => h("option", {value: i}, v.text)),
   );
+  const lost = h("p", {class: "missing", role: "status"});
   const grid = h("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": "Reconstructions"});
   root.append(
     h(
@@ -153,20 +154,20 @@ function pictures() {
       h("div", {class: "slider"}, h("label", {for: "picture-attack"}, "Attack"), attack),
     ),
     grid,
+    lost,
   );
   function draw() {
     const view = views[Number(which.value)],
-      groups = shown().filter((g) => view.has(g) && spriteOf(g));
-    const columns = groups
-      .map((group, at) => {
-        const sprite = spriteOf(group),
-          best = (sprite.run.outcomes || []).find((o) => o.strongest);
-        const label = attack.value === STRONGEST ? best && best.label : attack.value,
-          own = label ? rowsIn(sprite, label) : null;
-        const outcome = own && (sprite.run.outcomes || []).find((o) => o.kind === "attack" && o.label === label);
-        return {group, at, sprite, label, own, outcome};
-      })
-      .filter((c) => c.own);
+      groups = shown().filter(view.has);
+    const asked = groups.map((group) => {
+      const sprite = spriteOf(group),
+        outcomes = (sprite ? sprite.run : group.members[0]).outcomes || [];
+      const chosen = outcomes.find((o) => o.kind === "attack" && (attack.value === STRONGEST ? o.strongest : o.label === attack.value));
+      return {group, sprite, outcome: chosen, label: chosen?.label, own: chosen && sprite ? rowsIn(sprite, chosen.label) : null};
+    });
+    const columns = asked.filter((c) => c.own);
+    const without = asked.filter((c) => c.outcome && !c.own).map((c) => c.group.title);
+    lost.textContent = without.length ? `Missing or damaged pictures: ${without.join("; ")}.` : "";
     if (!columns.length) {
       grid.replaceChildren(h("p", {class: "muted"}, "No pictures for this choice."));
       return;

@@ -7,61 +7,55 @@ const rowsOf = (groups, kind, test) =>
   );
 const rate = (values) => values.reduce((a, b) => a + b, 0) / values.length;
 
-// Value 0 to 1 as a background that print and colour-blind readers can tell by lightness.
-const heat = (share) => `background: color-mix(in oklab, var(--heat) ${Math.round(80 * Math.min(Math.max(share, 0), 1))}%, transparent)`;
+// A number whose background tells by lightness how much is seen, from 0 to 1: for print and colour-blind readers too.
+function shaded(link, share) {
+  link.classList.add("heat");
+  link.style.background = `color-mix(in oklab, var(--heat) ${Math.round(80 * Math.min(Math.max(share, 0), 1))}%, transparent)`;
+  return link;
+}
+
+// What an attack sees of a run: its number, how far that is from a guess to everything, and its measure.
+function seen(found, outcome) {
+  if (known(outcome.scores.r2)) return {value: outcome.scores.r2, share: outcome.scores.r2, measure: "R2"};
+  if (!found || !known(found.value)) return null;
+  const chance = found.chance ?? 0;
+  return {value: found.value, share: (found.value - chance) / (1 - chance), measure: found.measure};
+}
 
 function matrix() {
   const root = document.getElementById("matrix-body");
   if (!root) return;
-  const kinds = [
-    ...data.attacks.map((label) => ({label, find: (run) => (run.outcomes || []).find((o) => o.kind === "attack" && o.label === label)})),
-  ];
-  const number = (label, run) => {
-    const o = kinds.find((k) => k.label === label).find(run);
-    if (o && known(o.scores.r2)) return {value: o.scores.r2, share: o.scores.r2, measure: "R2"};
-    const f = [...data.memberships, ...data.labels].find((row) => row.run === run.anchor && row.label === label);
-    return f && known(f.value) ? {value: f.value, share: (f.value - (f.chance ?? 0)) / (1 - (f.chance ?? 0)), measure: f.measure} : null;
-  };
-  follow(() => {
-    const groups = shown().filter((g) => g.members.some((r) => (r.outcomes || []).some((o) => o.kind === "attack")));
-    const cell = (label) => (g) => {
-      const found = g.members.map((run) => number(label, run)).filter(Boolean);
-      if (!found.length) return g.members.some((r) => kinds.find((k) => k.label === label).find(r)) ? "no number" : DASH;
-      return h(
-        "a",
-        {
-          href: place(g),
-          class: "heat",
-          style: null,
-          title: `${label}, ${found[0].measure}, ${found.length} of ${g.members.length} seeds`,
-          "data-share": rate(found.map((f) => f.share)),
-        },
-        rate(found.map((f) => f.value)).toFixed(2),
-      );
-    };
-    const heading = (label) => {
-      for (const run of data.runs) {
-        const f = number(label, run);
-        if (f) return `${label}: ${f.measure}`;
-      }
-      return label;
-    };
-    const made = table(
-      [
-        {head: "Cut", cell: (g) => g.cut},
-        {head: "Algorithm", cell: (g) => linked("#" + g.anchor, g.series)},
-        ...data.attacks.map((label) => ({head: heading(label), num: true, cell: cell(label)})),
-      ],
-      groups,
-      "Matrix of attacks",
+  const findings = new Map([...data.memberships, ...data.labels].map((f) => [`${f.run} ${f.label}`, f]));
+  const attacks = new Map(data.runs.map((run) => [run, (run.outcomes || []).filter((o) => o.kind === "attack")]));
+  const numbers = (group, label) =>
+    group.members.flatMap((run) =>
+      attacks
+        .get(run)
+        .filter((o) => o.label === label)
+        .map((o) => seen(findings.get(`${run.anchor} ${label}`), o)),
     );
-    const paint = () => {
-      for (const link of made.querySelectorAll("a.heat")) link.parentNode.style.cssText = heat(Number(link.dataset.share));
-    };
-    paint();
-    new MutationObserver(paint).observe(made, {childList: true, subtree: true});
-    root.replaceChildren(made);
-  });
+  const measures = new Map(data.attacks.map((label) => [label, data.groups.flatMap((g) => numbers(g, label)).find(Boolean)?.measure]));
+  const cell = (label) => (g) => {
+    const all = numbers(g, label),
+      found = all.filter(Boolean);
+    if (found.length) {
+      const title = `${label}, ${found[0].measure}, ${found.length} of ${g.members.length} seeds`;
+      const link = h("a", {href: place(g), title}, rate(found.map((f) => f.value)).toFixed(2));
+      return shaded(link, rate(found.map((f) => f.share)));
+    }
+    const lost = g.members.some((run) => run.state !== "finished" || run.jobs);
+    return all.length ? "no number" : lost ? h("a", {class: "missing", href: "#missing"}, "missing") : DASH;
+  };
+  const columns = [
+    {head: "Cut", cell: (g) => g.cut},
+    {head: "Algorithm", cell: (g) => linked("#" + g.anchor, g.series)},
+    ...data.attacks.map((label) => ({
+      head: measures.get(label) ? `${label}: ${measures.get(label)}` : label,
+      num: true,
+      cell: cell(label),
+    })),
+  ];
+  follow(() => root.replaceChildren(table(columns, shown(), "Matrix of attacks")));
 }
 
 const setting = () => (data.settings.length > 1 ? [{head: "Setting", cell: (r) => r.g.setting}] : []);
@@ -123,7 +117,7 @@ function outcomes() {
             score("SSIM", "ssim", "ratio"),
             score("blind", "blind_ssim", "ratio", true),
             score("Validation MSE", "validation_mse", "score"),
-            score("Identified", "identified", "percent"),
+            score("Identified", "identified_top1", "percent"),
             score("by chance", "identified_chance", "percent", true),
             score("Class told", "class_told", "percent"),
             score("of the truth", "class_told_of_truth", "percent", true),
@@ -190,21 +184,6 @@ function scores(o) {
   return `MSE ${write.score(s.mse)} (blind ${write.score(s.blind_mse)}, untrained ${write.score(s.untrained_mse)}), SSIM ${write.ratio(s.ssim)}, R2 ${write.ratio(s.r2)}.${o.verdict ? " " + o.verdict : ""}`;
 }
 
-function machine(env) {
-  const items = [
-    ["ssl_split", env.ssl_split],
-    ["commit", env.commit],
-    ["Python", env.python],
-    ["torch", (env.packages || {}).torch],
-    ["", env.cuda || env.processor],
-    ["threads", env.threads],
-  ];
-  return items
-    .filter(([, v]) => v)
-    .map(([n, v]) => `${n} ${v}`.trim())
-    .join(", ");
-}
-
 function details(run) {
   const t = run.training || {},
     group = data.groups[run.group],
@@ -249,7 +228,7 @@ function details(run) {
               : `${write.percent(run.reached.target)} never reached`,
           )
         : [],
-      env ? said("Environment", machine(env) || "not recorded") : [],
+      env ? said("Environment", run.machine || "not recorded") : [],
       (run.problems || []).map((p) => said("Problem", p)),
       (run.jobs || []).map((j) =>
         said(j.state, `${j.label}${j.reason ? `: ${j.reason}` : ""} `, h("small", {}, "(", h("code", {}, j.command), `, log ${j.log})`)),
