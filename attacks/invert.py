@@ -18,7 +18,7 @@ from attacks.elsewhere import Foreign, ForeignCase, refuse_mixture
 from attacks.methods import METHODS, table
 from attacks.reconstruct import Inversion, judged, reconstruct
 from attacks.show import name, show, suggest, where
-from ssl_split import allocator, fields
+from ssl_split import allocator, fields, precision
 from ssl_split.files import write_tensors
 from ssl_split.training import pick_device
 
@@ -39,7 +39,8 @@ def run(options: Options) -> dict[str, Any]:
     if (done := results.known(path)) is not None:
         return done
     start = time.monotonic()
-    for notice in case.notices:
+    slow = precision.advice(case.options.precision, case.device)
+    for notice in (*case.notices, *([slow] if slow else [])):
         print(f"note: {notice}", file=sys.stderr)
     inversion = judged(case.attacked(), case.targets, own=case.own, options=case.options, untrained=case.untrained, gallery=case.gallery)
     result = _facts(case, inversion)

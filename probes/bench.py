@@ -20,7 +20,7 @@ from torch import Tensor
 from probes import rulers
 from probes.features import BEHIND_DEFENCE, KINDS, SMASHED_LIMIT, extract, pixels, pooled_shape
 from probes.statistics import Rate
-from ssl_split import fields, run
+from ssl_split import fields, precision, run
 from ssl_split.data.images import Dataset, ImageSet
 from ssl_split.defences.api import Defence
 from ssl_split.display import progress
@@ -140,7 +140,10 @@ class Bench:
     @cached_property
     def device(self) -> torch.device:
         """Where networks and classifiers compute."""
-        return device(self.options.device)
+        found = device(self.options.device)
+        if slow := precision.advice(self.options.precision, found):
+            print(f"note: {slow}", file=sys.stderr)
+        return found
 
     @cached_property
     def dataset(self) -> Dataset:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from probes import classifier, knn
-from ssl_split import allocator, display, events, fields, record
+from ssl_split import allocator, display, events, fields, precision, record
 from ssl_split import config as configuration
 from ssl_split import resume as resuming
 from ssl_split import run as runs
@@ -106,6 +106,8 @@ def run(config: Config, *, resume: bool = False, tamper: Tap | None = None, on_l
         if newest is not None:
             log(f"resuming {folder} at step {state.step} of {training.total_steps}")
         log(_headline(training))
+        if slow := precision.advice(config.precision, training.device):
+            log(f"note: {slow}")
         with events.following(folder) if config.tensorboard else nullcontext():
             with _stop_signals() as stopped:
                 seconds = -time.monotonic()
@@ -212,15 +214,15 @@ def _validate(training: Training, state: State, saved: resuming.Checkpoints, bar
     every = config.validate_every_rounds
     if not every or (state.round % every and state.step < training.total_steps):
         return
-    network, precision = training.export(state), "bf16" if config.precision == "bf16" else "fp32"
+    network, computed = training.export(state), "bf16" if config.precision == "bf16" else "fp32"
     name, validate = ("accuracy", classifier.validate) if config.supervised else ("knn", knn.validate)
-    rate = judge = validate(network, training.dataset, precision=precision)
+    rate = judge = validate(network, training.dataset, precision=computed)
     line: dict[str, float] = {}
     if rate is not None:
         line = {f"validation_{name}": rate.accuracy, "validation_low": rate.low, "validation_high": rate.high}
         bar.advance(0, **{name: rate.accuracy})
     if config.published_selection:  # also where no image is kept for validation, as in the papers' settings
-        judge = validate(network, training.dataset, precision=precision, published_selection=True)
+        judge = validate(network, training.dataset, precision=computed, published_selection=True)
         line |= {f"published_test_{name}": judge.accuracy} if judge else {}
     if not line or judge is None:
         return

@@ -6,7 +6,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     ("ssl_split.tree", "ssl_split.rng", "ssl_split.config", "ssl_split.names", "ssl_split.refusals", "ssl_split.sections",
-     "ssl_split.defence_sections", "ssl_split.fields", "ssl_split.files", "ssl_split.locks", "ssl_split.display", "ssl_split.allocator"),
+     "ssl_split.defence_sections", "ssl_split.fields", "ssl_split.files", "ssl_split.locks", "ssl_split.display", "ssl_split.allocator",
+     "ssl_split.precision"),
     ("ssl_split.models", "ssl_split.data", "ssl_split.objectives", "ssl_split.optim", "ssl_split.quality"),
     ("ssl_split.channel", "ssl_split.clock", "ssl_split.delivery", "ssl_split.clients", "ssl_split.defences", "ssl_split.traffic"),
     ("ssl_split.algorithms",),
