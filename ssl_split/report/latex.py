@@ -1,4 +1,4 @@
-"""The report's tables in LaTeX, to be pasted into a paper that loads booktabs and graphicx; wide ones are made to fit the text.
+"""The report's tables in LaTeX, to be pasted into a paper that loads booktabs and graphicx; what is too wide is made to fit.
 
 What a table shows comes from `table`, `leaks` and the columns that the caller passes in; this file only sets it.
 """
@@ -18,14 +18,17 @@ from ssl_split.report.table import Group, Study, Value, interval
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    '"': r"\textquotedbl{}", "`": r"\textasciigrave{}", "–": "--", "—": "---", "±": r"$\pm$", "−": "$-$", "×": r"$\times$",
+    '"': r"\symbol{34}", "`": r"\textasciigrave{}", "–": "--", "—": "---", "±": r"$\pm$", "−": "$-$", "×": r"$\times$",
     "[": "{[}", "]": "{]}", "²": r"\textsuperscript{2}",
 }
 """Every character with a meaning of its own in LaTeX; square brackets too, since one after `\\\\` would be its argument."""
 
 
 WIDE = 8
-"""Columns above which a table does not fit into a column of text."""
+"""Columns above which a table spans both columns of a paper."""
+
+FIT = r"\resizebox{\ifdim\width>\linewidth \linewidth\else\width\fi}{!}{%"
+"""Makes what follows, up to a closing brace, narrower where it does not fit."""
 
 
 @dataclass(frozen=True)
@@ -64,18 +67,18 @@ def tabular(heads: Sequence[Head], rows: Sequence[Sequence[str]], *, caption: st
 
     Returns:
         A `table` environment; a row of parts stands over the headings where there are any. With more than `WIDE` columns it spans both
-        columns of the paper and is made to fit.
+        columns of the paper.
 
     Raises:
         ValueError: a row with another number of cells than there are columns.
     """
     if wrong := next((row for row in rows if len(row) != len(heads)), None):
         raise ValueError(f"a row of the table {label!r} has {len(wrong)} cells and not {len(heads)}")
-    kind, fit, end = ("table*", ["\\resizebox{\\textwidth}{!}{%"], "}") if len(heads) > WIDE else ("table", [], "")
-    lines = [f"\\begin{{{kind}}}", "\\centering", f"\\caption{{{escape(caption)}}}", f"\\label{{{name(label)}}}", *fit,
+    kind = "table*" if len(heads) > WIDE else "table"
+    lines = [f"\\begin{{{kind}}}", "\\centering", f"\\caption{{{escape(caption)}}}", f"\\label{{{name(label)}}}", FIT,
              f"\\begin{{tabular}}{{{''.join(h.align for h in heads)}}}", "\\toprule"]
     lines += _parts(heads)
-    lines += [_row([h.name for h in heads]), "\\midrule", *map(_row, rows), "\\bottomrule", f"\\end{{tabular}}{end}", f"\\end{{{kind}}}"]
+    lines += [_row([h.name for h in heads]), "\\midrule", *map(_row, rows), "\\bottomrule", "\\end{tabular}}", f"\\end{{{kind}}}"]
     return "\n".join(lines) + "\n"
 
 

@@ -77,6 +77,9 @@ TEXTBOOK: Mapping[str, str] = {
 }
 """The accents that occur in `references.bib`."""
 
+OGONEK = r'@preamble{ "\ProvideTextCommandDefault{\k}[1]{\c{#1}}" }'
+"""The old default encoding OT1 has no such accent and stops at it; T1 prints its own."""
+
 
 def keys(table: Mapping[str, Keys], name: str) -> Keys:
     """Where something was published; nothing for a name that the table does not know, such as a user's own network."""
@@ -121,9 +124,10 @@ def short(key: str) -> str:
 
 
 def bibliography(used: Sequence[str]) -> str:
-    """Entries as a BibTeX file, each once, in the order of first use.
+    """Entries as a BibTeX file, each once, in the order of first use; it needs no T1 fonts.
 
     Raises:
         KeyError: a key that `references.bib` does not have.
     """
-    return "\n\n".join(entries()[key] for key in dict.fromkeys(used)) + ("\n" if used else "")
+    text = "\n\n".join(entries()[key] for key in dict.fromkeys(used)) + ("\n" if used else "")
+    return f"{OGONEK}\n\n{text}" if "{\\k{" in text else text

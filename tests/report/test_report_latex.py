@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import synthetic_runs as made
 import test_report_leaks as leaking
 
-from ssl_split.report import columns, latex, leaks
+from ssl_split.report import columns, latex, leaks, paper
 from ssl_split.report.collect import collect
 from ssl_split.report.table import Study, study
 
@@ -30,8 +32,8 @@ def body(text: str) -> list[list[str]]:
     columns = re.search(r"\\begin\{tabular\}\{([lr]+)\}", text)
     assert columns
     width = len(columns[1])
-    table, fitted = ("table*", 1) if width > latex.WIDE else ("table", 0)
-    assert text.count("\\resizebox{\\textwidth}{!}{%") == fitted
+    table = "table*" if width > latex.WIDE else "table"
+    assert text.count(latex.FIT) == 1
     for command in ("toprule", "midrule", "bottomrule", f"begin{{{table}}}", f"end{{{table}}}", "end{tabular}", "caption{", "label{"):
         assert text.count(f"\\{command}") == 1, command
     plain = re.sub(r"\\[{}]", "", text)
@@ -51,7 +53,7 @@ def body(text: str) -> list[list[str]]:
 def test_every_special_character_prints_itself(letter: str) -> None:
     """Commands and escapes put back give the character again, and it never stands bare."""
     back = {r"\textbackslash{}": "\\", r"\textasciicircum{}": "^", r"\textasciitilde{}": "~", r"\textless{}": "<", r"\textgreater{}": ">",
-            r"\textbar{}": "|", r"\textquotedbl{}": '"', r"\textasciigrave{}": "`", "{[}": "[", "{]}": "]"}
+            r"\textbar{}": "|", r"\symbol{34}": '"', r"\textasciigrave{}": "`", "{[}": "[", "{]}": "]"}
     escaped = latex.escape(f"a{letter}b")
     inner = escaped.removeprefix("a").removesuffix("b")
     assert inner != letter
@@ -134,3 +136,26 @@ def test_names_cannot_become_commands(tmp_path: Path) -> None:
 def test_a_row_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="has 1 cells and not 2"):
         latex.tabular([latex.Head("a"), latex.Head("b")], [["1"]], caption="", label="t")
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX on this machine: install texlive-latex-recommended")
+@pytest.mark.parametrize("encoding", ["OT1", "T1"])
+def test_latex_takes_all_of_it_and_nothing_is_too_wide(tmp_path: Path, encoding: str) -> None:
+    """Paragraph, tables and references of a study in two narrow columns, in the old and the new font encoding; every special character."""
+    made.make_study(tmp_path / "study", cuts=(1, 9), seeds=3)
+    for attack in (leaking.member, leaking.fewshot):
+        attack(next((tmp_path / "study" / "runs").iterdir()))
+    texts = {one.file: one.text for one in paper.texts(read(tmp_path / "study"))}
+    assert len(texts) == 8
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    inputs = "\n\n".join(f"\\input{{{name}}}" for name in texts if name.endswith(".tex"))
+    (tmp_path / "all.tex").write_text(
+        f"\\documentclass[twocolumn]{{article}}\n\\usepackage[{encoding}]{{fontenc}}\n\\usepackage{{booktabs,graphicx}}\n\\begin{{document}}\n"
+        f"{inputs}\n\n{latex.escape(''.join(latex.SPECIAL))}\n\n\\bibliographystyle{{plain}}\n\\bibliography{{references}}\n"
+        "\\end{document}\n", encoding="utf-8")
+    for command in ("pdflatex", "bibtex", "pdflatex", "pdflatex"):
+        words = [command, "all"] if command == "bibtex" else [command, "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+        assert done.returncode == 0, done.stdout[-2000:]
+    assert not re.search(r"Overfull .hbox .*in paragraph|undefined|multiply defined", done.stdout), done.stdout[-3000:]
