@@ -39,7 +39,7 @@ def run(options: Options) -> dict[str, Any]:
     if (done := results.known(path)) is not None:
         return done
     start = time.monotonic()
-    slow = precision.advice(case.options.precision, case.device)
+    slow = precision.advice(case.options.precision, case.targets.device)
     for notice in (*case.notices, *([slow] if slow else [])):
         print(f"note: {notice}", file=sys.stderr)
     inversion = judged(case.attacked(), case.targets, own=case.own, options=case.options, untrained=case.untrained, gallery=case.gallery)
