@@ -171,7 +171,9 @@ class Method:
         cost: For `--help` and the docs.
         source: Where it is from.
         optional: Capabilities that it reads where they are offered.
+        adaptive: Whether it learns or searches through a defence that it knows; without that, who knows it does what the other does.
         defended: Names of further `AttackOptions` that change its numbers against a defence of what is sent.
+        marks: What else names its results against a defence, plain values: earlier versions computed other numbers under the same options.
     """
 
     run: Callable[[View, AttackOptions, int], Guess]
@@ -182,7 +184,9 @@ class Method:
     source: str
     labelled: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    adaptive: bool = True
     defended: tuple[str, ...] = ()
+    marks: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def declared(self, offered: Collection[str], *, supervised: bool) -> tuple[str, ...]:
         """Capabilities it needs of a run that is supervised, or not, and takes where they are offered."""

@@ -67,18 +67,31 @@ class Case:
             refuse_without_wire(self.checkpoint.config)
         if self.sends_pairs:
             momentum.refuse_one_view(self.checkpoint.config)
-        if self.options.attacker == "unaware" and not self.defended:
+        if self.options.attacker == "unaware" and not self.learns_through:
             raise ValueError(f"--attacker unaware has no meaning here: {self.checkpoint.run_dir.name} has no defence that changes what is "
-                             "sent, or the attack looks at nothing that is sent")
+                             f"sent, or {self.options.method} does the same whether it knows one or not")
+        self.identity = self._identity()
+
+    def _identity(self) -> dict[str, Any]:
+        """What names the result: the options that change its numbers, and what tells it from results of earlier versions."""
         method = METHODS[self.options.method]
-        self.identity = self.options.identity((*method.options, *(("attacker", "unaware", *method.defended) if self.defended else ())))
+        further = ("attacker", "unaware", *method.defended) if self.learns_through else ()
+        made = self.options.identity((*method.options, *further)) | (dict(method.marks) if self.learns_through else {})
         if self.recording is not None:
-            self.identity["wire"] = list(self.recording.span)
+            made["wire"] = list(self.recording.span)
+            if not self.sends_pairs:
+                made["others"] = "views"
+        return made
 
     @property
     def defended(self) -> bool:
         """Whether the attack meets a defence."""
         return self.checkpoint.defence.changes_release and "smashed" in METHODS[self.options.method].needs
+
+    @property
+    def learns_through(self) -> bool:
+        """Whether it meets a defence and is another attack for one who knows it."""
+        return self.defended and METHODS[self.options.method].adaptive
 
     @property
     def directory(self) -> Path:
@@ -89,10 +102,15 @@ class Case:
     @cached_property
     def sets(self) -> sets.Sets:
         """Targets and the attacker's images."""
-        dataset, sent = self.checkpoint.dataset(self.options.data_dir), self.recording
-        assert isinstance(self.options.targets, int)  # folders were refused
-        return sets.choose(dataset, self.checkpoint.parts(dataset), targets=self.options.targets, aux=self.options.aux_images,
+        dataset, sent, wanted = self.checkpoint.dataset(self.options.data_dir), self.recording, self.options.targets
+        assert isinstance(wanted, int)  # folders were refused
+        there = wanted if sent is None else len(sent["sources"])
+        made = sets.choose(dataset, self.checkpoint.parts(dataset), targets=there, aux=self.options.aux_images,
                            aux_given=self.options.aux is not None, attacked=None if sent is None else (sent["sources"], sent["clients"]))
+        if there == wanted:
+            return made
+        short = f"only {there} of the {wanted} targets exist: no more different images were recorded (train with a larger --record-wire)"
+        return dataclasses.replace(made, record={**made.record, "targets_wanted": wanted}, notices=(short, *made.notices))
 
     @cached_property
     def recording(self) -> Recording | None:
@@ -139,7 +157,9 @@ class Case:
             if self.recording is None:
                 return momentum.of_checkpoint(self.checkpoint, victim, self.pair, self.sets.clients)
             return momentum.of_recording(self.checkpoint, victim, self.pair, self.recording)
-        return victim if self.recording is None else self.recording.sent_by(victim, device=self.device)
+        if self.recording is None:
+            return victim
+        return self.recording.sent_by(victim, device=self.device, heard=self.heard["z"] if self.uses("server_training") else None)
 
     @cached_property
     def network(self) -> Network:
@@ -155,7 +175,7 @@ class Case:
                 "smashed_shape": list(self.network.smashed_shape), "run": self.checkpoint.run_dir.name,
                 "dataset": self.checkpoint.config.dataset, "options": self.identity, "checkpoint": self.checkpoint.reference,
                 "defence": self.checkpoint.config.defended_with,
-                "adaptive": self.options.attacker == "adaptive" if self.defended else None,
+                "adaptive": self.options.attacker == "adaptive" if self.learns_through else None,
                 "wire": None if self.recording is None else {
                     **self.recording.facts(), "truth": "image behind two views" if self.sends_pairs else "augmented view"}}
 
@@ -170,6 +190,24 @@ class Case:
         images = self.sets.aux.images.to(self.device)
         return sets.split(images if self.views is None else wire.own_views(images, self.checkpoint.config.augmentation))
 
+    @cached_property
+    def heard(self) -> dict[str, Tensor]:
+        """What was recorded of images that are no targets: `z`, and `images`, the views behind them."""
+        return wire.others(self.checkpoint.run_dir, self.checkpoint.dataset(self.options.data_dir).train, self.sets.targets)
+
+    @cached_property
+    def others(self) -> Tensor:
+        """Clients' images that are no targets, `(m, 3, S, S)` in [0, 1]: behind what the server has collected, or those of the
+        bound. Where views are to be rebuilt, they are views: those of the recording, or random ones."""
+        if self.views is not None and self.uses("server_training"):
+            return self.heard["images"].to(self.device)
+        return self._shown(self.sets.private, "views of the bound")
+
+    def _shown(self, images: ImageSet, purpose: str) -> Tensor:
+        """Images in [0, 1], `(m, 3, S, S)`; random views of them where views are to be rebuilt."""
+        pixels = images.images.to(self.device)
+        return to_float(pixels) if self.views is None else wire.own_views(pixels, self.checkpoint.config.augmentation, purpose=purpose)
+
     def uses(self, *flags: str) -> bool:
         """Whether the attack declares one of these capabilities."""
         method = METHODS[self.options.method]
@@ -179,7 +217,7 @@ class Case:
         """The client half of a network, and what else the attack declares of the run at its checkpoints or before training."""
         dataset = self.checkpoint.dataset(self.options.data_dir)
         client = network.client.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        seen = to_float(self.sets.private.images.to(self.device)) if self.uses("server_training") else None
+        seen = self.others if self.uses("server_training") else None
         adaptive = self.options.attacker == "adaptive"
         server = server_model(self.checkpoint, dataset, device=self.device, trained=trained) if self.uses("server_model") else None
         own = self.sets.aux.labels
@@ -188,10 +226,12 @@ class Case:
                       lambda seed: self.checkpoint.untrained(seed).client, seen,
                       self.sets.private.labels if self.uses("labels") else None, own_labels, server)
 
-    @property
-    def trained_on_clients(self) -> bool:
-        """Whether the attack learns from clients' images that are no targets, or from their smashed data."""
-        return self.uses("private_pairs", "server_training", "labels")
+    @cached_property
+    def of_clients(self) -> str | None:
+        """A hash of the clients' images that are no targets where the attack learns from them, their smashed data or their labels."""
+        if self.views is not None and self.uses("private_pairs", "server_training"):
+            return rulers.digest(ImageSet((self.others * 255).round().byte().cpu()))
+        return rulers.digest(self.sets.private) if self.uses("private_pairs", "server_training", "labels") else None
 
     @cached_property
     def private(self) -> OwnImages | None:
@@ -204,23 +244,23 @@ class Case:
             return None
         if len(self.sets.private) < 2:
             raise ValueError(f"{self.options.method} trains on the clients' own images, and all are targets: set a smaller --targets")
-        return sets.split(self.sets.private.images.to(self.device))
+        return sets.split(self.others)
 
     @property
     def gallery(self) -> Gallery:
         """What the judge has besides the targets."""
-        images = to_float(self.sets.gallery.images.to(self.device))
+        images = self._shown(self.sets.gallery, "views of the gallery")
         return Gallery(images, self.sets.gallery.labels, self.sets.targets.labels, self.checkpoint.run_dir.parent / ".rulers")
 
     def untrained(self) -> Scores:
         """The same attack, one attacker seed, on the client before training; computed once for all runs in a folder."""
         network = self.checkpoint.untrained()
         dataset = self.checkpoint.dataset(self.options.data_dir)
-        unread = ("method", "seeds", "unaware", "wire")
+        unread = ("method", "seeds", "unaware", "wire", "others")
         shown = ImageSet((self.pair.views.flatten(0, 1) * 255).round().byte()) if self.sends_pairs else None
         key = {
             **({} if shown is None else {"views": rulers.digest(shown), "family": dataclasses.asdict(self.checkpoint.config.augmentation)}),
-            **({"private": rulers.digest(self.sets.private)} if self.trained_on_clients else {}),
+            **({} if self.of_clients is None else {"private": self.of_clients}),
             **({"server": server_key(self.checkpoint)} if self.uses("server_model") else {}),
             **({"defence": self.checkpoint.config.defended_with} if self.defended else {}),
             "attack": self.options.method, "options": {k: v for k, v in self.identity.items() if k not in unread},

@@ -19,13 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from attacks import sets
-from attacks.fewshot import draw
+from attacks.fewshot import check, draw
 from attacks.victim import Victim
 from attacks.view import Client, View
 from probes import classify, finetune
 from probes.features import pool
 from probes.statistics import wilson
-from ssl_split import quality
 from ssl_split.data.imageset import Triple
 
 NEEDS = ("weights", "aux", "aux_labels")
@@ -109,7 +108,8 @@ def measured(victim: Victim, targets: Tensor, truth: Tensor, own: Tensor, labels
         draws = [float((told(targets) == truth.cpu()).double().mean()) for told, _ in known]
         accuracy = float(np.mean(draws))
         low, high = wilson(round(accuracy * len(truth)), len(truth))
-        rows.append({"shots": shots, "accuracy": accuracy, "low": low, "high": high, "draws": draws,
+        own_share = float(np.mean([float((told(images.validation) == labels[held].cpu()).double().mean()) for told, _ in known]))
+        rows.append({"shots": shots, "accuracy": accuracy, "low": low, "high": high, "draws": draws, "validation": own_share,
                      "labels_used": known[0][1]["labels_used"], "epochs": [notes["epochs"] for _, notes in known]})
     if not rows:
         raise ValueError(f"no class has {min(SHOTS)} labelled images of the attacker's own: set a larger --aux")
@@ -129,14 +129,11 @@ def complete(client: nn.Module, targets: Tensor, target_labels: Tensor, aux: Ten
         mean, std: Constants of the client's input.
 
     Returns:
-        One row for each number of images a class: `shots`, `accuracy`, `low`, `high`, `draws`, `labels_used`, `epochs`.
+        One row for each number of images a class: `shots`, `accuracy`, `low`, `high`, `draws`, `validation` (share of held-out own images
+        told right, by which `attacks.fewshot.headline` chooses), `labels_used`, `epochs`.
 
     Raises:
-        ValueError: images out of range, a target among `aux`, images without labels, too few of them.
+        ValueError: images out of range or of different sizes, a target among `aux`, images without labels, too few of them.
     """
-    for name, images, labels in (("targets", targets, target_labels), ("auxiliary images", aux, aux_labels)):
-        quality.check_range(images, name)
-        if len(images) != len(labels):
-            raise ValueError(f"there are {len(images)} {name} and {len(labels)} labels of them")
-    sets.refuse_shared(targets, aux)
+    check(targets, target_labels, aux, aux_labels)
     return measured(Victim(client, mean, std), targets, target_labels, aux, aux_labels, seed=seed)

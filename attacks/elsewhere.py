@@ -9,7 +9,6 @@ No run directory and no training code of this project is needed. Weights are rea
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,19 +19,22 @@ import torch
 from torch import Tensor, nn
 
 from attacks import rulers, sets
+from attacks.foreign import digest, put_weights, read_weights, repeatable
 from attacks.identify import Gallery
 from attacks.judge import Scores
 from attacks.reconstruct import same_attack
 from attacks.victim import Victim
+from ssl_split import rng
 from ssl_split import run as runs
 from ssl_split.data import folder
 from ssl_split.data.imageset import ImageSet, Triple, to_float
 from ssl_split.fields import field
-from ssl_split.files import read_tensors
 from ssl_split.models import user
 from ssl_split.quality import SSIM_SIDE
 
 DEFAULT_SIZE = 32
+FAILURES = (RuntimeError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError)
+"""What a module raises for images of a size that it does not take, `torch._assert` included."""
 
 
 @dataclass(frozen=True)
@@ -75,67 +77,6 @@ def refuse_mixture(options: Any, command: str) -> None:
             raise FileNotFoundError(f"--{name} {value}: there is no such folder")
 
 
-def read_weights(file: str) -> dict[str, Tensor]:
-    """Tensors by name from safetensors or a state dict.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: truncated, or more than tensors by name.
-    """
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file of weights {path}")
-    if path.suffix == ".safetensors":
-        try:
-            return read_tensors(path)
-        except ValueError as error:
-            raise ValueError(str(error).partition(";")[0]) from None
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise ValueError(f"{path} is damaged or holds more than tensors, which weights_only=True does not read: save "
-                         "module.state_dict()") from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is truncated or no file of weights ({type(error).__name__})") from None
-    inner = found.get("state_dict", found) if isinstance(found, Mapping) else found
-    if not isinstance(inner, Mapping) or not inner or not all(isinstance(v, Tensor) for v in inner.values()):
-        raise ValueError(f"{path} holds no state dict: it must be tensors by name, as module.state_dict() gives them")
-    return {str(name): value for name, value in inner.items()}
-
-
-def put_weights(module: nn.Module, weights: Mapping[str, Tensor], *, file: str, encoder: str) -> list[str]:
-    """Write weights into a module; all its tensors must be in the file.
-
-    Returns:
-        A sentence if the file holds more, as that of a whole network does of which the client is the beginning.
-
-    Raises:
-        ValueError: tensors are missing or have another shape.
-    """
-    own = module.state_dict()
-    missing = [name for name in own if name not in weights]
-    if missing:
-        raise ValueError(f"{file} does not fit what {encoder} returns: it lacks {len(missing)} of {len(own)} tensors, the first is "
-                         f"{missing[0]} (the file has {', '.join(list(weights)[:3])}, ...)")
-    wrong = [name for name in own if weights[name].shape != own[name].shape]
-    if wrong:
-        name = wrong[0]
-        raise ValueError(f"{file} does not fit what {encoder} returns: {name} has shape {tuple(weights[name].shape)} instead of "
-                         f"{tuple(own[name].shape)}")
-    module.load_state_dict({name: weights[name] for name in own})
-    surplus = [name for name in weights if name not in own]
-    return [f"{file} holds {len(surplus)} tensors that the client has not, such as {surplus[0]}"] if surplus else []
-
-
-def digest(module: nn.Module) -> str:
-    """A hash of a module's tensors and their names."""
-    total = hashlib.sha256(type(module).__name__.encode())
-    for name, value in module.state_dict().items():
-        total.update(name.encode() + repr(tuple(value.shape)).encode())
-        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data if value.numel() else b"")
-    return total.hexdigest()[:16]
-
-
 class ForeignClient:
     """A client from elsewhere with its pictures; everything is read when it is first needed.
 
@@ -156,7 +97,8 @@ class ForeignClient:
         self.client = self.make(0)
         if options.weights is not None:
             self.notices += put_weights(self.client, read_weights(options.weights), file=options.weights, encoder=self.encoder)
-        self.name = f"{Path(self.encoder.rpartition(':')[0]).stem}-{digest(self.client)[:8]}"
+        self.digest = self.mark(self.client)
+        self.name = f"{Path(self.encoder.rpartition(':')[0]).stem}-{self.digest[:8]}"
 
     def make(self, seed: int) -> nn.Module:
         """A client as `build` makes it, with this seed, in eval mode on the CPU.
@@ -174,6 +116,17 @@ class ForeignClient:
         """The client as `build` makes it; None where no other weights were put into it."""
         return None if self.options.weights is None else self.make(0)
 
+    def mark(self, client: nn.Module) -> str:
+        """What names a client: a hash of it and of what it sends of two fixed images. Computed in float32 on the CPU, where it still is,
+        so the name does not depend on the device; on another machine it may be another one, which costs a computation.
+
+        Raises:
+            ValueError: it cannot take images of this size.
+        """
+        images = torch.rand(2, 3, self.size, self.size, generator=rng.generator(0, "a client from elsewhere"))
+        with repeatable():
+            return digest(client, self._sent(Victim(client, self.mean, self.std), images))
+
     def victim(self, client: nn.Module, **known: Any) -> Victim:
         """The client as a victim that has answered once.
 
@@ -181,13 +134,16 @@ class ForeignClient:
             ValueError: it cannot take images of this size.
         """
         made = Victim(client.to(self.device), self.mean, self.std, **known)
+        self._sent(made, to_float(self.pictures["targets"].images[:2].to(self.device)))
+        return made
+
+    def _sent(self, victim: Victim, images: Tensor) -> Tensor:
         try:
-            made.release(to_float(self.pictures["targets"].images[:2].to(self.device)))
-        except (RuntimeError, TypeError, IndexError, AttributeError) as error:
+            return victim.release(images)
+        except FAILURES as error:
             reason = " ".join(str(error).split())[:160]
             raise ValueError(f"{self.encoder}: the client fails on images of 3x{self.size}x{self.size} ({type(error).__name__}: {reason}); "
                              "--image-size sets their size") from None
-        return made
 
     @cached_property
     def pictures(self) -> dict[str, ImageSet]:
@@ -212,7 +168,7 @@ class ForeignClient:
     def key(self) -> dict[str, Any]:
         """What names a result on this client, plain values."""
         images = {name: hashlib.sha256("".join(part.digests()).encode()).hexdigest()[:16] for name, part in self.pictures.items()}
-        return {"client": digest(self.client), "mean": list(self.mean), "std": list(self.std), **images}
+        return {"client": self.digest, "mean": list(self.mean), "std": list(self.std), **images}
 
     def facts(self, smashed: Sequence[int]) -> dict[str, Any]:
         """What a result file says of the client."""
@@ -280,7 +236,7 @@ class ForeignCase:
         if client is None:
             return None
         options = {k: v for k, v in self.identity.items() if k not in ("method", "seeds")}
-        key = {**self.foreign.key, "attack": self.options.method, "options": options, "client": digest(client)}
+        key = {**self.foreign.key, "attack": self.options.method, "options": options, "client": self.foreign.mark(client)}
         return lambda: rulers.cached(Path(self.options.out) / ".rulers", key, lambda: same_attack(
             self._victim(client), self.targets, own=self.own, options=self.options))
 

@@ -9,6 +9,8 @@ are few images and on a tenth of them where all serve; and, with all images, the
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,12 +68,15 @@ class Guesses:
         shots: Labelled images a class; None for all.
         classifier: linear or neighbours.
         labels: Guessed, one `(n,)` for every draw.
+        validation: Share of held-out own images that are told right in this way, by which the way that counts is chosen; None where it
+            cannot be tried.
     """
 
     features: str
     shots: int | None
     classifier: str
     labels: list[Labels]
+    validation: float | None = None
 
 
 def kinds(z: Tensor) -> dict[str, Rows]:
@@ -91,17 +96,39 @@ def know(view: View) -> Knowledge:
 
 
 def attack(known: Knowledge, *, seed: int) -> list[Guesses]:
-    """Guess the targets' labels in every way."""
+    """Guess the targets' labels in every way, and try each on held-out own images after fitting it on the others."""
     made: list[Guesses] = []
+    labels, held = known.labels, held_out(known.labels)
     for features, own in known.own.items():
         targets = known.targets[features]
+        rest, kept, asked, truth = own[~held], labels[~held], own[held], labels[held]
         for shots in SHOTS:
-            draws = [draw(known.labels, shots, seed=seed, number=i) for i in range(DRAWS)]
-            guessed = [few(own[chosen], known.labels[chosen], targets) for chosen in draws if chosen is not None]
-            made += [Guesses(features, shots, "linear", guessed)] if guessed else []
-        made.append(Guesses(features, None, "linear", [all_images(own, known.labels, targets)]))
-        made.append(Guesses(features, None, "neighbours", [neighbours(own, known.labels, targets)]))
+            guessed = in_draws(own, labels, targets, shots=shots, seed=seed)
+            tried = in_draws(rest, kept, asked, shots=shots, seed=seed) if held.any() else []
+            made += [Guesses(features, shots, "linear", guessed, rate(tried, truth))] if guessed else []
+        told, validation = all_images(own, labels, targets, held=held)
+        made.append(Guesses(features, None, "linear", [told], validation))
+        tried = [neighbours(rest, kept, asked)] if held.any() else []
+        made.append(Guesses(features, None, "neighbours", [neighbours(own, labels, targets)], rate(tried, truth)))
     return made
+
+
+def held_out(labels: Labels) -> NDArray[np.bool_]:
+    """Which own images choose between ways and penalties, bool `(m,)`: every tenth; none where the others would leave fewer than two
+    classes to learn."""
+    held: NDArray[np.bool_] = sets.held_out(len(labels)).numpy()
+    return held if len(np.unique(labels[~held])) > 1 else np.zeros_like(held)
+
+
+def rate(guessed: Sequence[Labels], truth: Labels) -> float | None:
+    """Share of labels told right, mean over draws; None without any."""
+    return float(np.mean([(labels == truth).mean() for labels in guessed])) if guessed else None
+
+
+def in_draws(own: Rows, labels: Labels, asked: Rows, *, shots: int, seed: int) -> list[Labels]:
+    """Guesses `(n,)` from so many images a class, for every draw; none where a class has fewer."""
+    draws = [draw(labels, shots, seed=seed, number=i) for i in range(DRAWS)]
+    return [few(own[chosen], labels[chosen], asked) for chosen in draws if chosen is not None]
 
 
 def draw(labels: Labels, shots: int, *, seed: int, number: int) -> Labels | None:
@@ -125,16 +152,17 @@ def few(own: Rows, labels: Labels, targets: Rows) -> Labels:
     return found
 
 
-def all_images(own: Rows, labels: Labels, targets: Rows) -> Labels:
-    """Guesses `(n,)` of a linear classifier on all images, its penalty chosen on every tenth where they are many."""
-    if len(own) < ENOUGH:
-        return few(own, labels, targets)
+def all_images(own: Rows, labels: Labels, targets: Rows, *, held: NDArray[np.bool_]) -> tuple[Labels, float | None]:
+    """Guesses `(n,)` of a linear classifier on all images, its penalty chosen on the held-out ones where they are many, and the share of
+    these that it tells (of many images with the penalty that tells most of them, a little more than of new ones)."""
+    if len(own) < ENOUGH or not held.any():
+        tried = [few(own[~held], labels[~held], own[held])] if held.any() else []
+        return few(own, labels, targets), rate(tried, labels[held])
     mine, theirs = standardised(own, targets)
-    held = np.arange(len(mine)) % 10 == 9
     models = [RidgeClassifier(alpha=penalty).fit(mine[~held], labels[~held]) for penalty in PENALTIES]
-    best = max(models, key=lambda model: model.score(mine[held], labels[held]))
-    found: Labels = best.predict(theirs)
-    return found
+    scores = [float(model.score(mine[held], labels[held])) for model in models]
+    found: Labels = models[int(np.argmax(scores))].predict(theirs)
+    return found, max(scores)
 
 
 def neighbours(own: Rows, labels: Labels, targets: Rows) -> Labels:
@@ -152,8 +180,23 @@ def judge(made: list[Guesses], truth: Labels) -> list[dict[str, Any]]:
         accuracy = float(np.mean(draws))
         low, high = wilson(round(accuracy * len(truth)), len(truth))
         rows.append({"features": guesses.features, "shots": guesses.shots, "classifier": guesses.classifier, "accuracy": accuracy,
-                     "low": low, "high": high, "draws": draws})
+                     "low": low, "high": high, "draws": draws, "validation": guesses.validation})
     return rows
+
+
+def headline(rows: Sequence[Mapping[str, Any]]) -> tuple[int, bool]:
+    """The row that counts, and whether it was chosen without a look at the targets' labels.
+
+    It is the one that told most of the attacker's own held-out images, of equals the one that learnt from most images. Where none was
+    tried on them it is the best on the targets, an upper envelope, unless there is only one.
+
+    Args:
+        rows: At least one, with `accuracy`, `shots` (None: all) and `validation` (None: not tried).
+    """
+    tried = [i for i, row in enumerate(rows) if row["validation"] is not None]
+    if tried:
+        return max(tried, key=lambda i: (rows[i]["validation"], rows[i]["shots"] or math.inf)), True
+    return max(range(len(rows)), key=lambda i: rows[i]["accuracy"]), len(rows) == 1
 
 
 def measured(victim: Victim, targets: Tensor, truth: Tensor, own: Tensor, labels: Tensor, *, seed: int) -> list[dict[str, Any]]:
@@ -167,6 +210,22 @@ def pixels(targets: Tensor, truth: Tensor, own: Tensor, labels: Tensor, *, seed:
     mine, theirs = ({"pixels": pool(images).cpu().numpy()} for images in (own, targets))
     known = Knowledge(mine, labels.cpu().numpy(), theirs)
     return judge(attack(known, seed=seed), truth.cpu().numpy())
+
+
+def check(targets: Tensor, target_labels: Tensor, aux: Tensor, aux_labels: Tensor) -> None:
+    """Refuse images out of range or of different sizes, a target among `aux`, and images without labels; arguments as in `guess_labels`.
+
+    Raises:
+        ValueError: one sentence.
+    """
+    for name, images, labels in (("targets", targets, target_labels), ("auxiliary images", aux, aux_labels)):
+        quality.check_range(images, name)
+        if images.dim() != 4 or images.shape[1] != 3 or images.shape[1:] != targets.shape[1:] or len(images) < 2:
+            raise ValueError(f"{name} have shape {tuple(images.shape)}: at least two images (n, 3, S, S), all of the size of the targets "
+                             f"{tuple(targets.shape[1:])}, are needed")
+        if len(images) != len(labels):
+            raise ValueError(f"there are {len(images)} {name} and {len(labels)} labels of them")
+    sets.refuse_shared(targets, aux)
 
 
 def guess_labels(client: Encoder, targets: Tensor, target_labels: Tensor, aux: Tensor, aux_labels: Tensor, *, seed: int = 0,
@@ -183,14 +242,10 @@ def guess_labels(client: Encoder, targets: Tensor, target_labels: Tensor, aux: T
 
     Returns:
         One row for each kind of features, number of shots and classifier: `features`, `shots` (None: all), `classifier`, `accuracy`, `low`,
-        `high`, `draws`.
+        `high`, `draws`, `validation` (share of held-out own images told right; None: not tried). `headline(rows)` says which counts.
 
     Raises:
-        ValueError: images out of range, a target among `aux`, images without labels.
+        ValueError: images out of range or of different sizes, a target among `aux`, images without labels.
     """
-    for name, images, labels in (("targets", targets, target_labels), ("auxiliary images", aux, aux_labels)):
-        quality.check_range(images, name)
-        if len(images) != len(labels):
-            raise ValueError(f"there are {len(images)} {name} and {len(labels)} labels of them")
-    sets.refuse_shared(targets, aux)
+    check(targets, target_labels, aux, aux_labels)
     return measured(Victim(client, **constants), targets, target_labels, aux, aux_labels, seed=seed)

@@ -178,10 +178,10 @@ def attack(view: View, options: AttackOptions, seed: int) -> Guess:
         history = aligned(training, iterations, title=f"fora, seed {seed}, start {start}")
         found.append((training.distance(), start, training, history))
     distance, start, training, history = min(found, key=lambda one: one[0])
-    invert, notes = training.inverted, {}
+    invert, notes, improving = training.inverted, {}, False
     if training.inverse is None:
         made, _ = decoder.of_outputs(training.outputs, view.aux, options, seed=seed)
-        invert, notes = made.images, made.notes()
+        invert, notes, improving = made.images, made.notes(), made.still_improving
     images = view.aux.validation
     own_error = (invert(training.outputs(images)) - images).square().mean().item()
     tenth = max(1, iterations // 10)
@@ -189,7 +189,7 @@ def attack(view: View, options: AttackOptions, seed: int) -> Guess:
     last, before = (torch.tensor(span, dtype=torch.float64).mean(0).tolist() for span in spans)
     notes = notes | {"iterations": iterations, "collected": collected.count, "mk_mmd": distance, "start": start,
                      "mk_mmd_of_starts": [one[0] for one in found], "critic_difference": last[1], "own_error": own_error,
-                     "still_improving": last[0] < (1 - GAIN) * before[0] or last[2] < (1 - GAIN) * before[2]}
+                     "still_improving": last[0] < (1 - GAIN) * before[0] or last[2] < (1 - GAIN) * before[2] or improving}
     return Guess(invert(training.scale.apply(view.smashed)), None, notes)
 
 

@@ -3,6 +3,9 @@
 Two trainings of the same configuration: an honest one (kept, and used if it is there), and one in which the attacked clients get false
 gradients. What the server then rebuilds of these clients' images stands beside the blind guess and beside what a passive attacker with
 a ridge regression gets from the honest run; how visible it was, beside it: the cosine of false to true gradients, and the accuracy lost.
+
+Against a run with a defence both look at what went through it. The malicious server learns from what arrives and has no use for knowing the
+defence, so its `adaptive` is null; the ridge regression knows it.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from attacks.api import AttackOptions
 from attacks.blind import mean_image
 from attacks.fsha import FSHA, NEEDS, HijackOptions
 from attacks.reconstruct import numbers, same_attack
+from attacks.show import defended
 from attacks.victim import Victim, refuse_without_wire
 from attacks.view import OwnImages, View
 from ssl_split import allocator, fields, train
@@ -60,6 +64,8 @@ def run(config: Config, options: HijackOptions) -> dict[str, Any]:
     _check(config, options)
     honest = train.run(config, resume=True)
     words = {**fields.to_dict(options), "step": honest.checkpoint().step}
+    if honest.checkpoint().defence.changes_release:
+        words["defence"] = config.defended_with  # results of earlier versions looked past it
     path = runs.result_dir(honest.path, "attacks", "hijack", words) / "result.json"
     if (done := results.known(path)) is not None:
         return done
@@ -71,19 +77,17 @@ def run(config: Config, options: HijackOptions) -> dict[str, Any]:
     own = to_float(chosen.aux.images.to(device))
     server = FSHA(_views(config, dataset, chosen.aux.images.to(device)), options, image_size=dataset.size, device=device)
     bent = _train(config, words, server)
-    network = bent.checkpoint().network()
-    client = network.client.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     held, targets = sets.split(own), to_float(chosen.targets.images.to(device))
-    victim = Victim(client, dataset.mean, dataset.std)
-    offers = {"smashed": victim.release(targets), "aux_same": held, "gradient_control": server}
+    offers = {"smashed": _victim(bent, dataset, device).release(targets), "aux_same": held, "gradient_control": server}
     view = View(offers, NEEDS, attack="hijack")
     images = server.reconstruct(view.smashed)
     result = _judged(images, targets, held, server) | {
         "passive_r2": _passive(honest, targets, held, dataset, device), "needs": list(view.capabilities), "targets": len(targets),
         "clients": list(options.clients), "aux": len(own), "seeds": [options.seed], "sets": chosen.record,
-        "notices": list(chosen.notices), "cut": config.cut, "smashed_shape": list(network.smashed_shape), "run": honest.path.name,
+        "notices": list(chosen.notices), "cut": config.cut, "smashed_shape": list(view.smashed.shape[1:]), "run": honest.path.name,
         "hijacked_run": bent.path.name, "dataset": config.dataset, "options": words, "checkpoint": checkpoint.reference,
         "honest_accuracy": _accuracy(honest.result), "hijacked_accuracy": _accuracy(bent.result), "steps": len(server.trace.cosine),
+        "defence": config.defended_with, "adaptive": None,
     }
     result["verdict"] = verdict(result)
     _picture(images, targets, held, result, path.parent)
@@ -133,10 +137,15 @@ def _judged(images: Tensor, targets: Tensor, own: OwnImages, server: FSHA) -> di
 
 def _passive(honest: train.Run, targets: Tensor, own: OwnImages, dataset: Dataset, device: torch.device) -> float:
     """R2 of a ridge regression on the honest run's client: what looking on would have got."""
-    client = honest.checkpoint().network().client.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    options = AttackOptions(method="ridge")
-    found = same_attack(Victim(client, dataset.mean, dataset.std), targets, own=own, options=options)
+    found = same_attack(_victim(honest, dataset, device), targets, own=own, options=AttackOptions(method="ridge"))
     return judge.relative(found, judge.score(mean_image(own.fit)[None], targets))["r2"]
+
+
+def _victim(trained: train.Run, dataset: Dataset, device: torch.device) -> Victim:
+    """The averaged client of a run, behind its defence."""
+    checkpoint = trained.checkpoint()
+    client = checkpoint.network().client.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Victim(client, dataset.mean, dataset.std, defence=checkpoint.defence)
 
 
 def _accuracy(result: dict[str, Any]) -> float | None:
@@ -169,7 +178,9 @@ def show(result: dict[str, Any]) -> str:
     """The lines that the command ends with."""
     seen = result["visibility"]
     lines = [f"hijack of clients {' '.join(map(str, result['clients']))} of {result['run']}: cut {result['cut']}, {result['steps']} steps",
-             f"{result['targets']} targets, {result['aux']} images of the attacker's own; needs {', '.join(result['needs'])}", "",
+             f"{result['targets']} targets, {result['aux']} images of the attacker's own; needs {', '.join(result['needs'])}",
+             *([defended(result) + ("; the ridge regression knows it" if "defence" in result["options"] else "")] if result.get("defence")
+               else []), "",
              f"  {'':<34}{'MSE':>9}{'PSNR':>9}{'SSIM':>9}{'R2':>9}",
              f"  {'malicious server':<34}{result['mse']:9.4f}{result['psnr']:9.2f}{result['ssim']:9.3f}{result['r2']:9.3f}",
              f"  {'blind guess':<34}{result['blind_mse']:9.4f}{result['blind_psnr']:9.2f}{result['blind_ssim']:9.3f}{0:9.3f}",

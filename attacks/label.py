@@ -22,7 +22,7 @@ from attacks import completion, fewshot, label_elsewhere, results, returned, rul
 from attacks.completion import complete
 from attacks.elsewhere import Foreign, refuse_mixture
 from attacks.fewshot import guess_labels
-from attacks.label_text import show, verdict
+from attacks.label_text import HEADLINE, counted, show, verdict
 from attacks.returned import gradient_direction, gradient_norm
 from attacks.server import Members, answering, refuse_without_gradient
 from attacks.victim import Victim, refuse_without_wire
@@ -111,6 +111,8 @@ class Case:
                              f"sent, and {self.checkpoint.run_dir.name} has {config.defence}")
         names = (*self.method.options, *["attacker"] * self.learns_through)
         self.identity = {k: v for k, v in fields.to_dict(self.options).items() if k in names}
+        if self.options.method not in RETURNED:
+            self.identity |= HEADLINE
 
     @property
     def learns_through(self) -> bool:
@@ -221,6 +223,7 @@ def run(options: Options) -> dict[str, Any]:
         if method == "fewshot":
             result["pixels"] = rulers.cached_rows(folder, case.pixels_key(untrained), lambda: fewshot.pixels(*case.data, seed=options.seed))
         bar.advance()
+    result |= counted(result)
     result["verdict"] = verdict(result)
     return results.write(path, result, start=start)
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from attacks import fewshot, results, rulers
-from attacks.elsewhere import Foreign, ForeignClient, digest
-from attacks.label_text import verdict
+from attacks.elsewhere import Foreign, ForeignClient
+from attacks.label_text import HEADLINE, counted, verdict
 from ssl_split import run as runs
 from ssl_split.data.imageset import ImageSet, to_float
 from ssl_split.display import progress
@@ -39,15 +39,16 @@ def run(options: Foreign, *, targets: str, aux: str, seed: int, out: str, device
         raise ValueError("attacks.label takes the classes from folders: put the pictures of --targets and --aux into one folder a class")
     if not set(asked.labels.tolist()) <= set(own.labels.tolist()):
         raise ValueError("--targets has classes that --aux lacks: the attacker needs images of every class, in folders of the same names")
-    path = runs.result_dir(Path(out) / foreign.name, "attacks", "label-fewshot", {**foreign.key, "seed": seed}) / "result.json"
+    path = runs.result_dir(Path(out) / foreign.name, "attacks", "label-fewshot", {**foreign.key, "seed": seed, **HEADLINE}) / "result.json"
     if (done := results.known(path)) is not None:
         return done
     start, truth = time.monotonic(), asked.labels
     result = {
         "kind": "attack", "name": "label-fewshot", "chance": float((torch.bincount(truth).double() / len(truth)).max()),
         "targets": len(truth), "aux": len(own.labels), "needs": ["aux_same" if n == "aux" else n for n in fewshot.NEEDS],
-        "options": {"seed": seed}, "defence": None, "adaptive": None, **_rows(foreign, asked, own, seed=seed, out=Path(out)),
+        "options": {"seed": seed, **HEADLINE}, "defence": None, "adaptive": None, **_rows(foreign, asked, own, seed=seed, out=Path(out)),
     }
+    result |= counted(result)
     result["verdict"] = verdict(result)
     return results.write(path, result, start=start)
 
@@ -56,11 +57,11 @@ def _rows(foreign: ForeignClient, asked: ImageSet, own: ImageSet, *, seed: int, 
     """Accuracies on the client and on both rulers, and what the result file says of the client."""
     data = (*_images(asked, foreign.device), *_images(own, foreign.device))
     client, before, folder = foreign.victim(foreign.client), foreign.untrained, out / ".rulers"
-    key = {**{k: v for k, v in foreign.key.items() if k != "client"}, "options": {"seed": seed},
-           "network": digest(before) if before else None}
+    key = {**{k: v for k, v in foreign.key.items() if k != "client"}, "options": {"seed": seed, **HEADLINE},
+           "network": foreign.mark(before) if before else None}
     with progress(3, "fewshot") as bar:
         rows = fewshot.measured(client, *data, seed=seed)
-        bar.advance(accuracy=max(row["accuracy"] for row in rows))
+        bar.advance(accuracy=rows[fewshot.headline(rows)[0]]["accuracy"])
         ruler = [] if before is None else rulers.cached_rows(
             folder, {"attack": "fewshot", **key}, lambda: fewshot.measured(foreign.victim(before), *data, seed=seed))
         bar.advance()

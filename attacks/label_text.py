@@ -2,47 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from attacks.fewshot import headline
 from attacks.show import defended as defence_line
 from attacks.show import where
 
+HEADLINE = {"headline": "own images"}
+"""Option in a result's name: older results have the way that was best on the targets themselves."""
+OWN, ENVELOPE = "the attacker's own images", "the targets: an upper envelope"
+
+
+def counted(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Which row of a result is its headline and how it was chosen, and what its rulers tell: of the same ways, chosen in the same manner.
+
+    Returns:
+        `headline`, `headline_from`, `untrained_accuracy`, `pixels_accuracy` (None: not made); nothing for attacks of one way.
+    """
+    if result["name"] not in ("label-fewshot", "label-completion"):
+        return {}
+    place, fair = headline(result["rows"])
+    if result["name"] == "label-completion":  # the ruler has learnt from as many labels
+        shots = result["rows"][place]["shots"]
+        before = next((row["accuracy"] for row in result["untrained"] if row["shots"] == shots), None)
+    else:
+        before = _told(result["untrained"])
+    return {"headline": place, "headline_from": OWN if fair else ENVELOPE, "untrained_accuracy": before,
+            "pixels_accuracy": _told(result.get("pixels"))}
+
+
+def _told(rows: Sequence[Mapping[str, Any]] | None) -> float | None:
+    return float(rows[headline(rows)[0]]["accuracy"]) if rows else None
+
 
 def verdict(result: dict[str, Any]) -> str:
-    """One sentence: the best guesses beside their rulers."""
-    if result["name"] == "label-fewshot":
-        return _fewshot(result)
-    return _completion(result) if result["name"] == "label-completion" else _returned(result)
+    """One sentence: the guesses that count beside their rulers; where they are an upper envelope, another one that says so."""
+    said = {"label-fewshot": _fewshot, "label-completion": _completion}.get(result["name"], _returned)(result)
+    if result.get("headline_from") == ENVELOPE:
+        said += (f" This is an upper envelope: the best of {len(result['rows'])} ways on the targets themselves, which the interval does "
+                 "not count.")
+    return said
 
 
 def _fewshot(result: dict[str, Any]) -> str:
-    """One sentence: the best guesses beside chance, raw pixels and the untrained client."""
-    best = max(result["rows"], key=lambda row: row["accuracy"])
-    pixels = max(row["accuracy"] for row in result["pixels"])
+    """One sentence: the guesses that count beside chance, raw pixels and the untrained client."""
+    best, pixels = result["rows"][result["headline"]], result["pixels_accuracy"]
     said = f"{best['accuracy']:.0%} of the labels [{best['low']:.0%}, {best['high']:.0%}] ({_way(best)})"
     if best["low"] <= result["chance"]:
         return f"No better than naming the commonest class: {said}, {result['chance']:.0%}."
     relation = "more than raw pixels do" if best["low"] > pixels else "less than raw pixels do" if best["high"] < pixels else \
         "about as much as raw pixels do"
-    before = f"an untrained client's tell {max(r['accuracy'] for r in result['untrained']):.0%}, " if result["untrained"] else ""
+    before = f"an untrained client's tell {result['untrained_accuracy']:.0%}, " if result["untrained"] else ""
     return f"The smashed data tell {said}, {relation} ({pixels:.0%}); {before}naming the commonest class {result['chance']:.0%}."
 
 
-def _way(row: dict[str, Any]) -> str:
+def _way(row: Mapping[str, Any]) -> str:
     how = "neighbours" if row["classifier"] == "neighbours" else "all images" if row["shots"] is None else f"{row['shots']} a class"
     return f"{row['features']}, {how}"
 
 
 def _completion(result: dict[str, Any]) -> str:
-    best = max(result["rows"], key=lambda row: row["accuracy"])
-    before = {row["shots"]: row["accuracy"] for row in result["untrained"]}
+    best = result["rows"][result["headline"]]
     said = (f"{best['accuracy']:.0%} of the labels [{best['low']:.0%}, {best['high']:.0%}] with {best['labels_used']} labels of the "
             "attacker's own")
     if best["low"] <= result["chance"]:
         return f"No better than naming the commonest class ({result['chance']:.0%}): the completed model tells {said}."
-    return (f"The completed model tells {said}; completed from the untrained client, {before[best['shots']]:.0%}, naming the commonest "
-            f"class {result['chance']:.0%}.")
+    return (f"The completed model tells {said}; completed from the untrained client, {result['untrained_accuracy']:.0%}, naming the "
+            f"commonest class {result['chance']:.0%}.")
 
 
 def _returned(result: dict[str, Any]) -> str:
@@ -72,25 +100,33 @@ def show(result: dict[str, Any]) -> str:
 def _fewshot_rows(result: dict[str, Any]) -> list[str]:
     lines = [f"  {'accuracy':<26}{'this client':>22}{'untrained' if result['untrained'] else '':>12}"]
     before = {_way(row): row["accuracy"] for row in result["untrained"]}
-    for row in result["rows"]:
+    for i, row in enumerate(result["rows"]):
         way = _way(row)
         ruler = f"{before[way]:>10.3f}" if way in before else ""
-        lines.append(f"  {way:<26}{row['accuracy']:>8.3f} [{row['low']:.3f}, {row['high']:.3f}]{ruler}")
+        lines.append(f"{_mark(i, result)}{way:<26}{row['accuracy']:>8.3f} [{row['low']:.3f}, {row['high']:.3f}]{ruler}")
     if result.get("unaware"):
-        best = max(result["unaware"], key=lambda row: row["accuracy"])
-        lines.append(f"  {'not knowing the defence':<26}{best['accuracy']:>8.3f} [{best['low']:.3f}, {best['high']:.3f}]  (best: "
-                     f"{_way(best)})")
+        best = result["unaware"][headline(result["unaware"])[0]]
+        lines.append(f"  {'not knowing the defence':<26}{best['accuracy']:>8.3f} [{best['low']:.3f}, {best['high']:.3f}]  ({_way(best)})")
     lines += [f"  {_way(row):<26}{row['accuracy']:>8.3f} [{row['low']:.3f}, {row['high']:.3f}]" for row in result["pixels"]]
-    return [*lines, f"  {'commonest class':<26}{result['chance']:>8.3f}"]
+    return [*lines, f"  {'commonest class':<26}{result['chance']:>8.3f}", _marked(result)]
+
+
+def _mark(place: int, result: Mapping[str, Any]) -> str:
+    return "> " if place == result["headline"] else "  "
+
+
+def _marked(result: Mapping[str, Any]) -> str:
+    how = "chosen on the attacker's own images" if result["headline_from"] == OWN else "the best on the targets: an upper envelope"
+    return f"  > {how}"
 
 
 def _completion_rows(result: dict[str, Any]) -> list[str]:
     lines = [f"  {'accuracy':<26}{'this client':>22}{'untrained':>12}"]
     before = {row["shots"]: row["accuracy"] for row in result["untrained"]}
-    for row in result["rows"]:
-        lines.append(f"  {row['shots']} a class, {row['labels_used']} labels".ljust(28)
+    for i, row in enumerate(result["rows"]):
+        lines.append(f"{_mark(i, result)}{row['shots']} a class, {row['labels_used']} labels".ljust(28)
                      + f"{row['accuracy']:>8.3f} [{row['low']:.3f}, {row['high']:.3f}]{before[row['shots']]:>10.3f}")
-    return [*lines, f"  {'commonest class':<26}{result['chance']:>8.3f}"]
+    return [*lines, f"  {'commonest class':<26}{result['chance']:>8.3f}", _marked(result)]
 
 
 def _returned_rows(result: dict[str, Any]) -> list[str]:

@@ -22,6 +22,7 @@ from attacks.members import metrics, pool, roc, shadows, victims
 from attacks.members.api import AttackOptions, Method, Question
 from attacks.members.infer import Inference, OwnEncoder, attacked, infer, judged, ruler
 from attacks.members.table import METHODS, table
+from attacks.show import defended as defence_line
 from attacks.view import OwnImages, View
 from probes.bench import Target
 from probes.rulers import network_key
@@ -66,9 +67,30 @@ class Case:
         self.method: Method = METHODS[options.method]
         names = ("members", "nonmembers", *self.method.options)
         self.identity = {k: v for k, v in fields.to_dict(self.options).items() if k in names}
+        if self.defended:  # results from before say nothing of it: they met clean smashed data
+            self.identity["attacker"] = "adaptive"
+        if self.from_scratch:  # and began with the run's weights
+            self.identity["own_encoders"] = "from scratch"
         weights = {"file": self.checkpoint.path.name, "step": self.checkpoint.step}
         self.path = runs.result_dir(self.checkpoint.run_dir, "attacks", f"membership-{options.method}",
                                     {**self.identity, "checkpoint": weights}) / "result.json"
+
+    @property
+    def defended(self) -> bool:
+        """Whether what the attacker is answered went through a defence."""
+        return self.checkpoint.defence.changes_release and "query" in self.method.needs
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether the attacker's encoders begin otherwise than the run did, which went on from weights of another one."""
+        return self.method.shadows and shadows.borrowed(self.checkpoint.config)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Sentences for the user."""
+        scratch = ("the attacked run went on from weights of another run, and the attacker's own encoders are trained from scratch for as "
+                   "many rounds: they may be less like it than they could be")
+        return (*self.sets.notices, *[scratch] * self.from_scratch)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -118,10 +140,11 @@ class Case:
         key = {"attack": self.options.method, "options": self.identity, "candidates": rulers.digest(self.sets.candidates),
                "own": rulers.digest(self.sets.own), "mean": list(self.dataset.mean), "std": list(self.dataset.std),
                "network": network_key(config, self.initial, at_cut=True), "augment": fields.to_dict(config.augmentation),
-               "trained_as": trained_as, "algorithm": config.algorithm, "queue": [config.queue_size, config.temperature]}
+               "trained_as": trained_as, "algorithm": config.algorithm, "queue": [config.queue_size, config.temperature],
+               **({"defence": config.defended_with} if self.defended else {})}
 
         def compute() -> list[dict[str, Any]]:
-            offered = victims.of_untrained(self.initial, config, **self.constants)
+            offered = victims.of_untrained(self.initial, config, **self.constants, defence=self.checkpoint.defence)
             return ruler(attacked(self.view(offered), self.question), self.sets.truth)
 
         return rulers.cached_rows(self.checkpoint.run_dir.parent / ".rulers", key, compute, prefix="membership")
@@ -159,9 +182,10 @@ def _facts(case: Case, found: Inference, *, needs: Sequence[str]) -> dict[str, A
         "headline": found.headline, "headline_from": "the attacker's own data" if best["validation_auc"] is not None else "the first place",
         "members": int(case.sets.truth.sum()), "nonmembers": int((~case.sets.truth).sum()), "targets": len(case.sets.truth),
         "aux": len(case.sets.own) if "aux_same" in needs else 0, "encoders": len(case.question.shadows), "needs": list(needs),
-        "sets": case.sets.record, "notices": list(case.sets.notices), "cut": checkpoint.config.cut,
+        "sets": case.sets.record, "notices": list(case.notices), "cut": checkpoint.config.cut,
         "smashed_shape": list(case.initial.smashed_shape), "run": checkpoint.run_dir.name,
         "dataset": checkpoint.config.dataset, "options": case.identity, "checkpoint": checkpoint.reference,
+        "defence": checkpoint.config.defended_with, "adaptive": True if case.defended else None,
     }
 
 
@@ -184,7 +208,7 @@ def show(result: dict[str, Any]) -> str:
     lines = [f"{name}{budget} on {result['run']}, step {at['step']}{'' if at['finished'] else ', unfinished'}: cut "
              f"{result['cut']}",
              f"{result['members']} members, {result['nonmembers']} non-members, {result['aux']} images of the attacker's own; needs "
-             f"{', '.join(result['needs'])}", "",
+             f"{', '.join(result['needs'])}", *([defence_line(result)] if result.get("defence") else []), "",
              f"  {'place, score':<32}{'AUC':>6}{'95 %':>17}{'TPR at 1 %':>12}{'0.1 %':>8}{'0 %':>8}{'balanced':>10}{'untrained':>11}"]
     for i, row in enumerate(result["rows"]):
         rates = [row["tpr"][rate]["value"] for rate in ("0.01", "0.001", "0")]

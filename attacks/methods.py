@@ -8,9 +8,11 @@ from attacks.api import Method
 
 _SETS = ("method", "aux", "targets")
 _DECODER = (*_SETS, "preset", "budget", "seeds", "seed", "precision", "decoder")
+_SENDS = {"simulator": "sends all views as clients do"}
 
 METHODS: dict[str, Method] = {
-    "blind": Method(blind.attack, needs=("aux",), options=_SETS, seeded=False, cost="seconds", source="mean of the attacker's images"),
+    "blind": Method(blind.attack, needs=("aux",), options=_SETS, seeded=False, cost="seconds", source="mean of the attacker's images",
+                    adaptive=False),
     "ridge": Method(ridge.attack, needs=("smashed", "query", "aux"), options=_SETS, seeded=False, cost="seconds",
                     source="closed form; docs/attacks.md", defended=("ridge",)),
     "decoder": Method(decoder.attack, needs=("smashed", "query", "aux"), seeded=True, cost="minutes", source="ResSFL, MocoSFL",
@@ -23,14 +25,14 @@ METHODS: dict[str, Method] = {
                       cost="minutes", source="both views of MoCo; docs/attacks.md", optional=("momentum_weights",),
                       options=(*_SETS, "budget", "seed", "optimise")),
     "unsplit": Method(unsplit.attack, needs=("smashed", "architecture"), seeded=True, cost="slow", source="UnSplit (WPES 2022)",
-                      options=(*_SETS, "budget", "seeds", "seed", "unsplit")),
+                      options=(*_SETS, "budget", "seeds", "seed", "unsplit"), marks={"search": "through the defence's expectation"}),
     "fora": Method(fora.attack, needs=("smashed", "aux", "server_training"), seeded=True, cost="tens of minutes", source="FORA (CVPR 2024)",
-                   options=(*_DECODER, "fora")),
+                   options=(*_DECODER, "fora"), adaptive=False),
     "pcat": Method(pcat.attack, needs=("smashed", "architecture", "server_model", "aux"), labelled=("aux_labels", "labels"), seeded=True,
                    cost="slow", source="PCAT (USENIX Security 2023)",
-                   options=(*_SETS, "budget", "seeds", "seed", "precision", "decoder", "pcat")),
+                   options=(*_SETS, "budget", "seeds", "seed", "precision", "decoder", "pcat"), marks=_SENDS),
     "sdar": Method(sdar.attack, needs=("smashed", "architecture", "server_model", "server_training", "aux"), labelled=("aux_labels",),
-                   seeded=True, cost="slow", source="SDAR (NDSS 2025)", options=(*_DECODER, "sdar")),
+                   seeded=True, cost="slow", source="SDAR (NDSS 2025)", options=(*_DECODER, "sdar"), marks=_SENDS),
 }
 """Name -> attack, what it needs, what it costs and where it is from; `attacks.api.METHODS` has the names alone."""
 

@@ -89,7 +89,7 @@ class Pseudo:
     def iteration(self, server: ServerLoss) -> float:
         """One step of the pseudo-client; returns the server's loss."""
         batch = self.simulator.batch(self.own, self._places(), self.labels)
-        return self.simulator.step(server(self.simulator.module, batch, self.simulator.random))
+        return self.simulator.step(server(self.simulator.sent, batch, self.simulator.random))
 
 
 def cycle_error(made: nn.Module, simulator: Simulator, z: Tensor) -> Tensor:

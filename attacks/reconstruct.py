@@ -163,7 +163,8 @@ def judged(victim: Victim, targets: Tensor, *, own: OwnImages, options: AttackOp
         "per_seed": [{"seed": seed, **s.to_dict(), **judge.relative(s, blind_scores), "validation_mse": g.validation_mse, **g.notes,
                       "seconds": seconds} for seed, s, (g, seconds) in zip(seeds, each, timed, strict=True)],
     }
-    if uses_wire and victim.defence.changes_release and victim.adaptive and (options.unaware or options.method in QUICK):
+    adapts = uses_wire and method.adaptive and victim.defence.changes_release and victim.adaptive
+    if adapts and (options.unaware or options.method in QUICK):
         scores = same_attack(replace(victim, adaptive=False), targets, own=own, options=options)
         values = scores.to_dict() | judge.relative(scores, blind_scores)
         result["unaware"] = {k: values[k] for k in ("mse", "psnr", "ssim", "r2")}

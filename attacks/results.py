@@ -13,11 +13,19 @@ from ssl_split.files import read_json, write_json
 
 
 def known(path: Path) -> dict[str, Any] | None:
-    """The contents of a result that exists, its place under `path`, and a line that says so; None where there is none."""
+    """The contents of a result that exists, its place under `path`, and a line that says so; None where there is none, or a damaged one,
+    which is written anew."""
     if not path.is_file():
         return None
+    try:
+        values = read_json(path)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        print(f"{path} is damaged and is computed again", file=sys.stderr)
+        return None
     print(f"{path} exists and is not computed again", file=sys.stderr)
-    return {**read_json(path), "path": str(path)}
+    return {**values, "path": str(path)}
 
 
 def write(path: Path, result: Mapping[str, Any], *, start: float) -> dict[str, Any]:

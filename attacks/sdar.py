@@ -120,7 +120,7 @@ class Simulation:
         """
         batch, collected = self.known.batch(self.simulator, self.chosen.batch_size)
         z = channels_last(self.scale.apply(collected))
-        served = self.known.server(self.simulator.module, batch, self.simulator.random)
+        served = self.known.server(self.simulator.sent, batch, self.simulator.random)
         scaled = self.scale.apply(batch.smashed)
         self.simulator.step(served + self.chosen.smashed_weight * judged_as(self.judge_z(scaled), 1))
         fake = scaled.detach()
@@ -183,7 +183,7 @@ class Aligned:
         batch, collected = self.known.batch(self.simulator, self.chosen.batch_size)
         scaled = self.scale.apply(batch.smashed)
         difference = self.critic.learn(channels_last(self.scale.apply(collected)), scaled, generator=self.simulator.random, share=share)
-        served = self.known.server(self.simulator.module, batch, self.simulator.random)
+        served = self.known.server(self.simulator.sent, batch, self.simulator.random)
         self.simulator.step(served + self.critic(scaled), share=share)
         self.done += 1
         return served.item(), difference, math.nan
@@ -217,4 +217,5 @@ def attack(view: View, options: AttackOptions, seed: int) -> Guess:
     if isinstance(training, Simulation):
         return Guess(training.reconstruct(view.smashed), None, notes | {"own_error": training.own_error()})
     made, own_error = decoder.of_outputs(training.outputs, own, options, seed=seed)
-    return Guess(made.images(training.scale.apply(view.smashed)), None, made.notes() | notes | {"own_error": own_error})
+    improving = {"still_improving": notes["still_improving"] or made.still_improving}
+    return Guess(made.images(training.scale.apply(view.smashed)), None, made.notes() | notes | improving | {"own_error": own_error})

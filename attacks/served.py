@@ -1,8 +1,8 @@
 """The server's loss as an attack in the server's place uses it: on smashed data of a client of its own, at weights that stay as they are.
 
 Supervised algorithms: cross-entropy of the server's logits. MocoSFL, MonAcoSFL, MoCo: InfoNCE of one random view against the server's
-queue, its key a second view through the same client (no gradient) and the server's momentum half. The halves are in eval mode, so that
-neither weights nor running statistics move.
+queue, its key a second view through the same client (no gradient) and the server's momentum half; either view is sent as the client sends,
+through a defence that it has. The halves are in eval mode, so that neither weights nor running statistics move.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Classifying:
 
     server: nn.Module
 
-    def __call__(self, client: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+    def __call__(self, client: Callable[[Tensor], Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
         """See `attacks.view.ServerLoss`."""
         if batch.labels is None:
             raise ValueError("cross-entropy needs labels")
@@ -70,7 +70,7 @@ class Contrasting:
     mean: Triple
     std: Triple
 
-    def __call__(self, client: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+    def __call__(self, client: Callable[[Tensor], Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
         """See `attacks.view.ServerLoss`."""
         pixels = (batch.images * 255).round().byte()
         first, second = (augment.views(pixels, augment.draw(len(pixels), generator), self.augmentation, mean=self.mean, std=self.std)

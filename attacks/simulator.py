@@ -45,7 +45,10 @@ class Simulator:
 
     def send(self, images: Tensor) -> Tensor:
         """Smashed data of images `(B, 3, S, S)` in [0, 1], with their graph."""
-        x = self.known.normalise(images)
+        return self.sent(self.known.normalise(images))
+
+    def sent(self, x: Tensor) -> Tensor:
+        """Smashed data of images as a client takes them `(B, 3, S, S)`, through a defence that the attacker knows, with their graph."""
         out: Tensor = self.module(x)
         return self.known.defended(out, x, self.random)
 

@@ -4,6 +4,8 @@ Alternates, for so many outer rounds, between 100 steps on the images for MSE(f~
 clone f~ of its own initial weights for MSE(f~(x), z); Adam 1e-3 with amsgrad on either side, whose state persists from round to round.
 Images begin at 0.5 and are brought into [0, 1] at the end; up to 64 targets share the clone, which carries over to the next ones.
 
+Against a known defence both searches go through its expectation, as those of `attacks.optimise` do.
+
 Weights and images explain the smashed data together, so brightness, contrast and colour are known up to what the first layer may undo,
 and the prior w_2 draws images towards black. Expect it to fail beyond the first cuts.
 
@@ -62,8 +64,8 @@ class Search:
         return torch.optim.Adam(tensors, self.recipe.lr, amsgrad=True)
 
     def distance(self, x: Tensor, z: Tensor) -> Tensor:
-        """MSE of what the clone makes of the images."""
-        out: Tensor = self.clone(self.known.normalise(x))
+        """MSE of what the clone sends of the images, in the mean over the randomness of a known defence."""
+        out: Tensor = self.known.expected(self.clone(self.known.normalise(x)))
         return (out - z).square().mean()
 
     def begin(self, z: Tensor) -> tuple[Tensor, torch.optim.Optimizer]:

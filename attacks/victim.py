@@ -141,7 +141,7 @@ class Victim:
             offers["private_pairs"] = self.private
         if (fresh := self.fresh) is not None:
             offers["architecture"] = Architecture(lambda seed: fresh(seed).to(targets.device, torch.float32), self.normalise,
-                                                  tuple(targets.shape[1:]), self.known_defence.on_activation)
+                                                  tuple(targets.shape[1:]), self._as_sent, self.known_defence.expected)
         further = {"server_model": self.server, "aux_labels": self.own_labels, "labels": self.seen_labels}
         offers |= {flag: what for flag, what in further.items() if what is not None}
         if (seen := self.seen) is not None:
@@ -159,6 +159,15 @@ class Victim:
             blind: The blind guess `(3, S, S)`.
         """
         return {}
+
+    def _as_sent(self, z: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:
+        """What the server reads of z `(B, ...)`, made of x, as far as the attacker knows; gradients pass straight through encodings."""
+        defence = self.known_defence
+        sent = defence.on_activation(z, x, generator)
+        if defence.codec is None:
+            return sent
+        read = defence.codec.decode(defence.codec.encode(sent.detach()[None], 2), sent.dtype)[0]
+        return sent + (read - sent).detach()
 
     def _collected(self, seen: Tensor) -> Collected:
         """What was seen in training: of a defence, whose randomness is new in every batch, computed when it is asked for; else kept."""

@@ -89,12 +89,14 @@ class Architecture:
         normalise: Images in [0, 1] -> what a client takes.
         image_shape: `(3, S, S)`.
         defended: Smashed data `(B, ...)` of what a client took `(B, 3, S, S)` -> what a known defence makes of them, differentiable.
+        expected: The same in the mean over the defence's randomness.
     """
 
     make: Callable[[int], nn.Module]
     normalise: Callable[[Tensor], Tensor]
     image_shape: tuple[int, ...]
     defended: Callable[[Tensor, Tensor, torch.Generator], Tensor] = lambda z, x, generator: z
+    expected: Callable[[Tensor], Tensor] = lambda z: z
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,9 @@ class Batch:
     labels: Tensor | None = None
 
 
-ServerLoss = Callable[[nn.Module, Batch, torch.Generator], Tensor]
-"""An attacker's client, a batch on its way through it and randomness of views -> what the server's loss says of it, a scalar."""
+ServerLoss = Callable[[Callable[[Tensor], Tensor], Batch, torch.Generator], Tensor]
+"""What an attacker's client sends of images as it takes them, a batch on its way through it and randomness of views -> what the server's
+loss says of it, a scalar."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 The attacker knows the averaged client as the server had it when the recorded steps began. The clients that sent may have stepped away from
 it since, each by itself: what they send fits these weights less well than in an attack on a checkpoint. Knowing how views are made, the
-attacker learns from views of its own images.
+attacker learns from views of its own images; the judge's distractors and the images of the bound are views too, and what a server has
+collected is what else was recorded.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from attacks.sets import AUX_SEED, TARGET_SEED, distinct
 from attacks.victim import Victim
-from attacks.view import OwnImages
+from attacks.view import Collected, OwnImages
 from ssl_split import rng
 from ssl_split.config import Augment
 from ssl_split.data import augment
@@ -35,13 +36,18 @@ class RecordedVictim(Victim):
 
     Attributes:
         sent: Smashed data of the targets as they arrived, `(n, ...)`.
+        heard: Smashed data of other images as they arrived, `(m, ...)`: what the server has collected; None where nobody asks for it.
     """
 
     sent: Tensor = field(default_factory=lambda: torch.empty(0))
+    heard: Tensor | None = None
 
     def offers(self, targets: Tensor, own: OwnImages, *, aux: str = "aux_same") -> dict[str, Any]:
         """As of any victim, with the smashed data that arrived."""
-        return {**super().offers(targets, own, aux=aux), "smashed": self.sent}
+        found = {**super().offers(targets, own, aux=aux), "smashed": self.sent}
+        if (heard := self.heard) is not None:
+            found["server_training"] = Collected(len(heard), lambda places: heard[places.to(heard.device)])
+        return found
 
 
 @dataclass(frozen=True)
@@ -73,10 +79,10 @@ class Recording:
         return {"steps": sorted(set(self["steps"].tolist())), "clients": sorted(set(self["clients"].tolist())),
                 "available": self.available}
 
-    def sent_by(self, victim: Victim, *, device: torch.device) -> RecordedVictim:
-        """The victim that has sent this."""
+    def sent_by(self, victim: Victim, *, device: torch.device, heard: Tensor | None = None) -> RecordedVictim:
+        """The victim that has sent this, and `heard` `(m, ...)` of other images."""
         known = {f.name: getattr(victim, f.name) for f in fields(Victim)}
-        return RecordedVictim(**known, sent=self["z"].float().to(device))
+        return RecordedVictim(**known, sent=self["z"].float().to(device), heard=None if heard is None else heard.float().to(device))
 
 
     def of_pairs(self) -> tuple[Tensor, ...]:
@@ -107,6 +113,19 @@ def attacked(run_dir: Path, train: ImageSet, *, count: int) -> Recording:
                      _partners(rows, chosen))
 
 
+def others(run_dir: Path, train: ImageSet, targets: ImageSet) -> dict[str, Tensor]:
+    """`z` `(m, ...)` and `images` `(m, 3, S, S)` of all recorded messages whose images are no targets, by content.
+
+    Args:
+        run_dir: Of a run trained with `--record-wire`.
+        train: Its training images.
+        targets: The images that are attacked.
+    """
+    found, attacked = recorded(run_dir), set(targets.digests())
+    rest = torch.tensor([digest not in attacked for digest in train.select(found["sources"]).digests()], dtype=torch.bool)
+    return {name: found[name][rest] for name in ("z", "images")}
+
+
 def _partners(rows: Mapping[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
     """`z` and `key_z` of the rows in which the views of the chosen ones are exchanged; empty where there are none."""
     if "key_draws" not in rows:
@@ -119,9 +138,18 @@ def _partners(rows: Mapping[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
     return {name: rows[name][found] for name in ("z", "key_z")} if len(found) == len(chosen) else {}
 
 
-def own_views(images: Tensor, options: Augment) -> Tensor:
-    """One random view of each of the attacker's images uint8 `(n, 3, S, S)`, as the clients make them: floats in [0, 1]."""
-    draws = augment.draw(len(images), rng.generator(AUX_SEED, "own views"))
+def own_views(images: Tensor, options: Augment, *, purpose: str = "own views") -> Tensor:
+    """One random view of each image, as the clients make them.
+
+    Args:
+        images: uint8 `(n, 3, S, S)`.
+        options: The run's family of views.
+        purpose: Names the randomness; the default is that of the attacker's images.
+
+    Returns:
+        Floats in [0, 1], `(n, 3, S, S)`.
+    """
+    draws = augment.draw(len(images), rng.generator(AUX_SEED, purpose))
     return augment.views(images, draws, options, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)).clamp(0, 1)
 
 

@@ -30,10 +30,10 @@ class LaplaceOptions:
 
 @dataclass(frozen=True)
 class LocalDpOptions:
-    """Clipped smashed data with Gaussian noise: local differential privacy of the activations."""
+    """Clipped smashed data with Gaussian noise: local differential privacy of the activations, given the client's weights."""
 
     epsilon: float = field(8.0, "of one release of one image", above=0)
-    delta: float = field(1e-5, "of one release, and of all together", above=0, high=0.5)
+    delta: float = field(1e-5, "of one release, and of all of one image together", above=0, high=0.5)
     clip: float = field(1.0, "largest norm C of an image's smashed data; choose it without client data", above=0)
 
 

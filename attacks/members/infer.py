@@ -18,6 +18,7 @@ from attacks.view import OwnImages, View
 from ssl_split import fields, quality
 from ssl_split.config import Augment
 from ssl_split.data.imageset import ImageSet, Triple
+from ssl_split.defences.api import Defence
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def ruler(scores: Sequence[Score], truth: Tensor) -> list[dict[str, Any]]:
 def infer(client: Encoder, members: Tensor, nonmembers: Tensor, own: Tensor | None = None, *, labels: tuple[Tensor, Tensor] | None = None,
           own_labels: Tensor | None = None, server: Server | None = None, shadows: Sequence[OwnEncoder] = (),
           untrained: Encoder | None = None, augment: Augment | None = None, mean: Triple = pool.ZERO, std: Triple = pool.ONE,
-          **options: Any) -> Inference:
+          defence: Defence | None = None, **options: Any) -> Inference:
     """Attack any client: no run directory and no training code of this project is needed.
 
     Args:
@@ -104,33 +105,37 @@ def infer(client: Encoder, members: Tensor, nonmembers: Tensor, own: Tensor | No
         members: Images it was trained on, `(n, 3, S, S)`, uint8 or floats in [0, 1], which are rounded to 8 bits.
         nonmembers: Images it was not trained on, of the same kind and classes, `(m, 3, S, S)`.
         own: The attacker's images, for methods that calibrate or learn.
-        labels: Of members and of non-members, for `loss` and `rmia`.
-        own_labels: Of `own`.
+        labels: Of members and of non-members, int64, for `loss`, `rmia` and, where `server` is a classifier, `lira`, which calibrates the
+            loss then unless `score` says otherwise.
+        own_labels: Of `own`, int64, for `rmia` and `lira` where they read `labels`.
         server: The rest of the network: pooled features and the projector become places, and `infonce`, `loss` possible.
         shadows: The attacker's encoders, for `encodermi`, `partcrop`, `rmia` and `lira`.
         untrained: The client before training, as a ruler; `server` is taken for its rest too.
         augment: Random views as in training (default: MoCo v2).
         mean, std: Of the client's input.
+        defence: What becomes of activations before anybody sees them, of the attacker's encoders too.
         **options: `method` and other fields of `AttackOptions`.
 
     Raises:
-        ValueError: images out of range, in two sets at once, or an attack that needs more than is given.
+        ValueError: images out of range, of different sizes or in two sets at once, labels that do not fit them, or an attack that needs
+            more than is given.
     """
     chosen = fields.build(AttackOptions, options)
     named = {"members": _images(members, "members"), "non-members": _images(nonmembers, "non-members")}
     if own is not None:
         named[OWN] = _images(own, "the attacker's images")
+    pool.refuse_sizes(named)
     pool.refuse_shared(named)
-    if METHODS[chosen.method].shadows and len(shadows) < 2:
-        raise ValueError(f"the attack {chosen.method} needs at least 2 encoders of the attacker's own (shadows), not {len(shadows)}")
+    _refuse_unfit(chosen, shadows, 0 if own is None else len(own), own_labels)
     inside, outside = (ImageSet(named[name].images, labels[i] if labels else None) for i, name in enumerate(("members", "non-members")))
     candidates, truth = pool.mix(inside, outside)
     known: dict[str, Any] = {"labels": candidates.labels, "aux_labels": own_labels}
     if own is not None:
         known["aux_same"] = OwnImages(pool.to_float(named[OWN].images), torch.empty(0))
-    constants: dict[str, Any] = {"mean": mean, "std": std, "options": chosen}
+    constants: dict[str, Any] = {"mean": mean, "std": std, "options": chosen, "defence": defence or Defence()}
     unseen = torch.zeros(len(truth), dtype=torch.bool)
-    encoders = [Shadow(_view(e.client, e.server, {}, everything=True, **constants), e.seen, unseen) for e in shadows]
+    encoders = [Shadow(_view(e.client, e.server, {}, copy=1 + k, everything=True, **constants), e.seen, unseen)
+                for k, e in enumerate(shadows)]
     question = Question(candidates.images, augment or Augment(kind="mocov2"), chosen, encoders)
     before = None if untrained is None else ruler(attacked(_view(untrained, server, known, **constants), question), truth)
     return judged(attacked(_view(client, server, known, **constants), question), truth, untrained=before)
@@ -139,10 +144,26 @@ def infer(client: Encoder, members: Tensor, nonmembers: Tensor, own: Tensor | No
 OWN = "attacker's own images"
 
 
+def _refuse_unfit(options: AttackOptions, shadows: Sequence[OwnEncoder], own: int, own_labels: Tensor | None) -> None:
+    """Refuse encoders of the attacker's own that are too few or say nothing of the images in question, and labels of other images."""
+    if METHODS[options.method].shadows and len(shadows) < 2:
+        raise ValueError(f"the attack {options.method} needs at least 2 encoders of the attacker's own (shadows), not {len(shadows)}")
+    if options.method == "lira" and options.online:
+        raise ValueError("online lira needs to know which of the images asked about each encoder of the attacker's own was trained on, and "
+                         "infer is not told: leave online out, or attack a run (python -m attacks.membership --method lira --online true)")
+    for encoder in shadows if METHODS[options.method].shadows else ():
+        if len(encoder.seen) != own:
+            raise ValueError(f"an encoder of the attacker's own says of {len(encoder.seen)} images whether it was trained on them (seen), "
+                             f"and there are {own} of the attacker's own")
+    if own_labels is not None and len(own_labels) != own:
+        raise ValueError(f"there are {own} images of the attacker's own and {len(own_labels)} labels of them")
+
+
 def _view(client: Encoder, server: Server | None, known: Mapping[str, Any], *, options: AttackOptions, mean: Triple, std: Triple,
-          everything: bool = False) -> View:
-    """What the attack declares of a client; of the attacker's own encoders everything."""
-    offered = {"query": Victim(client, mean, std).release, "server_model": server, **known}
+          defence: Defence, copy: int = 0, everything: bool = False) -> View:
+    """What the attack declares of a client; of the attacker's own encoders everything. `copy`: of a random defence's draw."""
+    victim = Victim(client, mean, std, defence=defence)
+    offered = {"query": lambda images: victim.query(images, copy), "server_model": server, **known}
     offered = {flag: value for flag, value in offered.items() if value is not None}
     method = METHODS[options.method]
     optional = (*method.optional, *(("labels", "aux_labels") if options.method == "lira" else ()))

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from attacks.members import metrics
-from attacks.members.api import Question, Score, Shadow
+from attacks.members.api import LIRA_SCORES, Question, Score, Shadow
 from attacks.members.embed import need_classifier, places, server, with_own
 from attacks.members.scores import alignments, log_norms, own_images
 from attacks.members.training import contrastive, label_odds, logits
-from attacks.view import View
+from attacks.view import CAPABILITIES, CapabilityError, View
 
 OWN_VARIANCE = 8
 """Values of one image from which on it has a variance of its own."""
@@ -92,7 +92,7 @@ def base_scores(view: View, images: Tensor, question: Question, labels: Tensor |
     if name == "infonce":
         return {"projector": contrastive(view, images, augment=question.augment, options=options, purpose=purpose)}
     need_classifier(view)
-    assert labels is not None
+    assert labels is not None  # `need_labels`
     return {"projector": label_odds(logits(view, images), labels.cpu())}
 
 
@@ -104,10 +104,28 @@ def base_name(view: View, question: Question) -> str:
     return "loss" if supervised else "alignment"
 
 
+def need_labels(view: View, *, with_in: bool) -> None:
+    """Check that the loss can be calibrated: of own images too, but online, where these are not asked about.
+
+    Raises:
+        CapabilityError: labels are missing.
+    """
+    missing = [flag for flag in ("labels", *["aux_labels"] * (not with_in)) if flag not in view.capabilities]
+    if missing:
+        raise CapabilityError(f"the attack {view.attack} calibrates the loss of a classifier, which needs {' and '.join(missing)} "
+                              f"({CAPABILITIES[missing[0]]}): give them, or choose another score ({', '.join(LIRA_SCORES[:2])})")
+
+
 def attack(view: View, question: Question) -> list[Score]:
-    """The calibrated score at each place."""
+    """The calibrated score at each place.
+
+    Raises:
+        CapabilityError: it is the loss, and labels are missing.
+    """
     labels = view.offered("labels") if "labels" in view.capabilities else None
     with_in, name = question.options.online, base_name(view, question)
+    if name == "loss":
+        need_labels(view, with_in=with_in)
     asked, *candidates = (base_scores(v, question.candidates, question, labels, name=name, purpose="membership views")
                           for v in (view, *(s.view for s in question.shadows)))
     inside = torch.stack([s.candidates_in for s in question.shadows])

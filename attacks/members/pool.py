@@ -114,6 +114,19 @@ def mix(members: ImageSet, nonmembers: ImageSet) -> tuple[ImageSet, Tensor]:
     return ImageSet(images, labels).select(order), (torch.arange(len(images)) < len(members))[order]
 
 
+def refuse_sizes(named: dict[str, ImageSet]) -> None:
+    """Check that all sets have images of one size.
+
+    Raises:
+        ValueError: it says which two differ.
+    """
+    (first, images), *others = named.items()
+    for name, other in others:
+        if other.images.shape[1:] != images.images.shape[1:]:
+            one, two = ("x".join(map(str, s.images.shape[1:])) for s in (images, other))
+            raise ValueError(f"{first} have {one} and {name} {two} numbers: all images must be of one size")
+
+
 def refuse_shared(named: dict[str, ImageSet]) -> None:
     """Check that no two sets share an image by content.
 

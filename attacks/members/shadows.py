@@ -1,4 +1,7 @@
-"""Encoders of the attacker's own: trained as the attacked run was, on halves of his images, kept in `<runs>/.shadows/` for all attacks."""
+"""Encoders of the attacker's own: trained as the attacked run was, on halves of his images, kept in `<runs>/.shadows/` for all attacks.
+
+They always start from scratch and share no draw of a random defence with the attacked client.
+"""
 
 from __future__ import annotations
 
@@ -32,15 +35,40 @@ def halves(count: int, encoders: int) -> Tensor:
     return seen
 
 
+def borrowed(config: Config) -> bool:
+    """Whether a run began with weights of another one, which the attacker's encoders do without."""
+    return config.client_from is not None or config.server_from is not None
+
+
+def refuse_untrainable(config: Config) -> None:
+    """Check that a run could also have begun from scratch, as the attacker's encoders do: weights that have seen the members would be in
+    all of them, and cancel what is to be found.
+
+    Raises:
+        ValueError: it lives on weights of another run.
+    """
+    frozen = config.freeze_client or config.client_lr == 0
+    for lives, why in ((config.client_from and frozen, "its client stays as client_from made it"),
+                       (config.server_from and config.server_lr == 0, "its server stays as server_from made it"),
+                       (config.defence == "adversarial", "the defence adversarial needs a trained client (client_from)")):
+        if lives:
+            raise ValueError(f"encoders of the attacker's own start from scratch, and this run cannot: {why}")
+
+
 def configuration(config: Config, *, images: int, number: int, out: Path, device: str) -> Config:
-    """How encoder `number` is trained on so many images: as the attacked run, with another seed, and with fewer clients where each
-    would not fill one batch."""
+    """How encoder `number` is trained on so many images: as the attacked run, but from scratch, with another seed, and with fewer clients
+    where each would not fill one batch.
+
+    Raises:
+        ValueError: the run cannot be trained from scratch.
+    """
+    refuse_untrainable(config)
     clients = max(1, min(config.clients, images // config.batch_size))
     drawn = None if config.clients_per_round is None else min(config.clients_per_round, clients)
     return config.replace(seed=SEED + number, name="shadow", out=str(out), device=device, clients=clients, clients_per_round=drawn,
-                          train_images=None, validation_fraction=0.0, validate_every_rounds=0, divergence_every_rounds=0,
-                          perturbation_every_rounds=0, target_accuracy=None, published_selection=False, keep_checkpoints=1,
-                          tensorboard=False)
+                          client_from=None, server_from=None, train_images=None, validation_fraction=0.0, validate_every_rounds=0,
+                          divergence_every_rounds=0, perturbation_every_rounds=0, target_accuracy=None, published_selection=False,
+                          keep_checkpoints=1, tensorboard=False)
 
 
 def prepare(config: Config, dataset: Dataset, *, own: ImageSet, candidates: ImageSet, encoders: int, online: bool, folder: Path,
@@ -59,7 +87,7 @@ def prepare(config: Config, dataset: Dataset, *, own: ImageSet, candidates: Imag
         attack: For messages.
 
     Raises:
-        ValueError: these images cannot be dealt to clients as the run's were.
+        ValueError: the run cannot be trained from scratch, or these images cannot be dealt to clients as its were.
         train.Stopped: Ctrl-C; what was trained is kept, and the same command goes on.
     """
     pool = _join(own, candidates) if online else own
@@ -78,7 +106,7 @@ def prepare(config: Config, dataset: Dataset, *, own: ImageSet, candidates: Imag
                 run = train.run(planned, resume=True, on_log=lambda line: None, dataset=_dataset(dataset, part))
         except ValueError as error:
             raise ValueError(f"encoders of the attacker's own cannot be trained as this run was: {error}") from None
-        offered = of_checkpoint(open_checkpoint(str(run.path)), mean=dataset.mean, std=dataset.std, device=device)
+        offered = of_checkpoint(open_checkpoint(str(run.path)), mean=dataset.mean, std=dataset.std, device=device, copy=1 + k)
         inside = seen[k, len(own) :] if online else torch.zeros(len(candidates), dtype=torch.bool)
         made.append(Shadow(View(offered, offered, attack=attack), seen[k, : len(own)], inside))
     return made

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Mapping
+from copy import deepcopy
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +19,7 @@ from ssl_split import rng
 from ssl_split import run as runs
 from ssl_split.config import Config
 from ssl_split.data.imageset import Triple
+from ssl_split.defences.api import Defence
 from ssl_split.files import read_tensors
 from ssl_split.models.split import Network
 from ssl_split.objectives.moco import initial_queue
@@ -29,8 +30,9 @@ WITH_QUEUE = ("mocosfl", "monacosfl", "moco")
 LABEL_FREE_PARTITIONS = ("iid", "quantity")
 
 
-def offers(network: Network, config: Config, *, mean: Triple, std: Triple, device: torch.device, queue: Tensor | None = None,
-           momentum: Network | None = None, momentum_client: nn.Module | None = None, guess: nn.Module | None = None) -> dict[str, Any]:
+def offers(network: Network, config: Config, *, mean: Triple, std: Triple, device: torch.device, defence: Defence, copy: int = 0,
+           queue: Tensor | None = None, momentum: Network | None = None, momentum_client: nn.Module | None = None,
+           guess: nn.Module | None = None) -> dict[str, Any]:
     """What an honest-but-curious server has of a network.
 
     Args:
@@ -38,53 +40,57 @@ def offers(network: Network, config: Config, *, mean: Triple, std: Triple, devic
         config: Of the run.
         mean, std: Normalisation of the client's input.
         device: Where it computes.
+        defence: What becomes of smashed data before they are sent: of those that are asked for too.
+        copy: Which draw of a random defence it is; different networks must not share one, or its noise would cancel between them.
         queue: `(K, D)` keys of the server.
         momentum: Holds the momentum encoder's server half.
         momentum_client: The averaged momentum client where the server knows it.
         guess: The momentum client as one guesses it.
     """
     network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    victim = Victim(network.client, mean, std)
+    victim = Victim(network.client, mean, std, defence=defence)
     out = network.head.out_features if config.supervised and isinstance(network.head, nn.Linear) else config.head.out
     server = Server(network.server, out, config.supervised, None if queue is None else queue.float().to(device),
                     momentum.to(device).eval().server if momentum is not None else None, config.temperature)
 
     @functools.cache
     def weights() -> Client:
-        return Client(copy.deepcopy(network.client).eval(), victim.normalise, guess=None if guess is None else guess.to(device).eval())
+        return Client(deepcopy(network.client).eval(), victim.normalise, victim.known_defence.expected,
+                      guess=None if guess is None else guess.to(device).eval())
 
-    found: dict[str, Any] = {"query": victim.release, "server_model": server, "weights": weights}
+    found: dict[str, Any] = {"query": lambda images: victim.query(images, copy), "server_model": server, "weights": weights}
     if momentum_client is not None:
         found["momentum_weights"] = momentum_client.to(device).eval()
     return found
 
 
-def of_checkpoint(checkpoint: Checkpoint, *, mean: Triple, std: Triple, device: torch.device) -> dict[str, Any]:
-    """What the trained network of a checkpoint offers."""
+def of_checkpoint(checkpoint: Checkpoint, *, mean: Triple, std: Triple, device: torch.device, copy: int = 0) -> dict[str, Any]:
+    """What the trained network of a checkpoint offers, through the defence of its run; arguments as in `offers`."""
     config, network, momentum = checkpoint.config, checkpoint.network(), None
     queue = read_tensors(checkpoint.path, "tensor/").get("queue") if config.algorithm in WITH_QUEUE else None
     if queue is not None:
         momentum = _with(network, read_tensors(checkpoint.path, "server.momentum/"))
         queue = queue.flatten(0, -2)  # of per-client queues all keys
     known = checkpoint.momentum_client() if config.algorithm == "monacosfl" else None
-    return offers(network, config, mean=mean, std=std, device=device, queue=queue, momentum=momentum,
+    return offers(network, config, mean=mean, std=std, device=device, defence=checkpoint.defence, copy=copy, queue=queue, momentum=momentum,
                   momentum_client=_with(network, known).client if known else None,
                   guess=None if config.supervised else _guess(checkpoint, network))
 
 
-def of_untrained(network: Network, config: Config, *, mean: Triple, std: Triple, device: torch.device) -> dict[str, Any]:
+def of_untrained(network: Network, config: Config, *, mean: Triple, std: Triple, device: torch.device, defence: Defence) -> dict[str, Any]:
     """The same of a network at its initial weights: momentum equal to them, a queue of random keys."""
     queue = None
     if config.algorithm in WITH_QUEUE:
         queue = initial_queue(config.queue_size, config.head.out, rng.generator(config.seed, "queue"))
-    same = copy.deepcopy(network)
+    same = deepcopy(network)
     known = same.client if config.algorithm == "monacosfl" else None
-    return offers(network, config, mean=mean, std=std, device=device, queue=queue, momentum=same, momentum_client=known, guess=same.client)
+    return offers(network, config, mean=mean, std=std, device=device, defence=defence, queue=queue, momentum=same, momentum_client=known,
+                  guess=same.client)
 
 
 def _with(network: Network, weights: Mapping[str, Tensor]) -> Network:
     """A copy of the network with some weights replaced."""
-    made = copy.deepcopy(network)
+    made = deepcopy(network)
     made.load_state_dict({k: v.float() for k, v in weights.items()}, strict=False)
     return made
 

@@ -1,8 +1,10 @@
 """Local differential privacy of smashed data: every image's are clipped to a norm C, then Gaussian noise is added.
 
-The only defence here that may be called differentially private, and of the activations alone: the client weights that are uploaded at
-syncs depend on the images too. Neighbours differ in one image, which may be replaced, so the sensitivity is 2 C. The noise is that of the
-analytic Gaussian mechanism (Balle and Wang, ICML 2018, arXiv 1805.06530). The server sees who sends, so sampling amplifies nothing.
+The only defence here that may be called differentially private, and of the activations alone, given the client's weights at each release.
+A client that learns is stepped from its images without noise: what it sends later, of other images too, depends on an image through these
+weights, and so do the weights that are uploaded at syncs; that is in no sum of releases of the image. Neighbours differ in one image, which
+may be replaced, so the sensitivity is 2 C. The noise is that of the analytic Gaussian mechanism (Balle and Wang, ICML 2018, arXiv
+1805.06530). The server sees who sends, so sampling amplifies nothing.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ from torch import Tensor
 
 from ssl_split.defences.api import Defence, normal
 
-CLAIM = ("The claim covers the activations only: the client weights uploaded at syncs also depend on the images, and what the noise is "
-         "drawn from must be secret, which a seeded simulation is not.")
+CLAIM = ("The claim covers the activations only, given the client's weights at each release: between releases these learn from the images "
+         "without noise, so later releases, also of other images, and the weights uploaded at syncs depend on an image too. It is "
+         "unconditional only with a client that is not trained on the images (--freeze-client, at weights from elsewhere). What the noise "
+         "is drawn from must be secret, which a seeded simulation is not.")
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ def sigma_of(epsilon: float, *, delta: float, sensitivity: float) -> float:
 
 
 def epsilon_exact(sigma: float, *, delta: float, sensitivity: float, releases: int) -> float:
-    """The smallest epsilon of so many releases of one image, exactly: together they are one of sigma / sqrt(releases)."""
+    """The smallest epsilon of so many releases of one image, given the weights at each, exactly: together they are one of
+    sigma / sqrt(releases)."""
     noise = sigma / sensitivity / math.sqrt(releases)
     if delta_of(0.0, noise=noise) <= delta:
         return 0.0
@@ -73,7 +78,7 @@ def epsilon_exact(sigma: float, *, delta: float, sensitivity: float, releases: i
 
 
 def epsilon_rdp(sigma: float, *, delta: float, sensitivity: float, releases: int) -> float:
-    """Epsilon of so many releases by Renyi differential privacy (Mironov 2017).
+    """Epsilon of so many releases of one image, given the weights at each, by Renyi differential privacy (Mironov 2017).
 
     min over alpha > 1 of rho alpha + ln(1 / delta) / (alpha - 1) with rho = releases * sensitivity^2 / (2 sigma^2), which is
     rho + 2 sqrt(rho ln(1 / delta)).
@@ -83,7 +88,7 @@ def epsilon_rdp(sigma: float, *, delta: float, sensitivity: float, releases: int
 
 
 def account(*, epsilon: float, delta: float, clip: float, passes: int, per_pass: int) -> dict[str, float | int | str]:
-    """What may be said of a training run.
+    """What may be said of a training run, given the client's weights at each release.
 
     Args:
         epsilon, delta: Of one release.

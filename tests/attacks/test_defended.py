@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from attacks import invert, label
+from attacks.methods import METHODS
 from attacks.reconstruct import reconstruct
 from attacks.selftest import convolution, images
-from attacks.victim import Victim
-from attacks.view import OwnImages
+from attacks.served import Classifying
+from attacks.victim import Victim, redrawn
+from attacks.view import OwnImages, ServerModel
 from probes.features import extract
 from ssl_split import config, train
 from ssl_split.defences.compression import Quantise
@@ -51,6 +53,37 @@ def test_whoever_knows_the_defence_sees_more(defence: Any) -> None:
     assert 0.9 > found["r2"] > found["unaware"]["r2"] + 0.05
 
 
+SMALL: dict[str, Any] = {
+    "decoder": {"blocks": 0, "channels": 4, "steps": 2}, "optimise": {"steps": 3, "starts": 1, "tv": 0.0},
+    "unsplit": {"rounds": 1, "steps": 3}, "fora": {"iterations": 2, "starts": 1, "width": 4, "batch_size": 8},
+    "pcat": {"iterations": 2, "batch_size": 8, "tune": 1}, "sdar": {"iterations": 2, "width": 4, "batch_size": 8}}
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "blind"])
+def test_the_table_says_which_attacks_differ_for_who_knows_the_defence(method: str) -> None:
+    """The same attack with and without the knowledge: other images where the table says so, else the same, and no second column."""
+    (targets, _), (own, labels), (private, theirs) = images(4, 0), images(30, 1), images(30, 2)
+    client, loss = convolution(), Classifying(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    known: dict[str, Any] = {"private": private, "fresh": redrawn(client), "momentum": client, "aux_labels": labels,
+                             "private_labels": theirs, "server": ServerModel((lambda: loss,), supervised=True)}
+    knowing, other = (reconstruct(client, targets, own, method=method, defence=Dropout(0.5), budget="quick", attacker=attacker,
+                                  unaware=True, **known, **SMALL) for attacker in ("adaptive", "unaware"))
+    assert torch.equal(knowing.images[0], other.images[0]) is not METHODS[method].adaptive
+    assert ("unaware" in knowing.result) is METHODS[method].adaptive
+    assert [name for name, m in METHODS.items() if not m.adaptive] == ["blind", "fora"]
+
+
+def test_a_client_of_ones_own_sends_what_clients_send() -> None:
+    """Through encodings too, whose gradient passes straight; who does not know the defence sends what the client half computes."""
+    for adaptive in (True, False):
+        victim = Victim(convolution(), defence=Quantise(1), adaptive=adaptive, fresh=redrawn(convolution()))
+        z = victim.client(X).detach().requires_grad_()
+        sent = victim.offers(X[:2], OwnImages(X, X))["architecture"].defended(z, X, torch.Generator())
+        torch.testing.assert_close(sent, victim.release(X) if adaptive else z)
+        (slope,) = torch.autograd.grad(sent.sum(), z)
+        assert torch.equal(slope, torch.ones_like(z))
+
+
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs")
@@ -74,6 +107,21 @@ def test_commands_say_what_they_met(run_dir: Path, capsys: pytest.CaptureFixture
     assert other["mse"] == pytest.approx(result["unaware"]["mse"])
     (ruler, second) = (run_dir.parent / ".rulers").glob("invert-ridge-*.json")
     assert all(json.loads(p.read_text())["key"]["defence"]["sigma"] == 2.0 for p in (ruler, second))
+
+
+def test_results_say_whether_the_defence_is_learned_through_and_are_named_by_it(run_dir: Path) -> None:
+    """null where nothing can be; names of what earlier versions computed otherwise are new, others stay what they were."""
+    cases = {name: invert.Case(invert.Options(checkpoint=str(run_dir), method=name, targets=8, aux=40))
+             for name in METHODS if name != "twoview"}
+    assert {name: case.facts()["adaptive"] for name, case in cases.items()} == {name: METHODS[name].adaptive or None for name in cases}
+    assert not {"attacker", "unaware"} & cases["fora"].identity.keys()
+    assert set(cases["ridge"].identity) == {"method", "aux", "targets", "attacker", "unaware", "ridge"}
+    for name in ("unsplit", "pcat", "sdar"):
+        marks = METHODS[name].marks
+        assert marks
+        assert cases[name].identity.items() >= marks.items()
+    with pytest.raises(ValueError, match="or fora does the same whether it knows one or not"):
+        invert.Case(invert.Options(checkpoint=str(run_dir), method="fora", attacker="unaware"))
 
 
 def test_labels_through_a_defence(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import resnet18
 
-from attacks import elsewhere, invert, label
+from attacks import elsewhere, foreign, invert, label
 from ssl_split import fields
 
 BUILD = """
@@ -39,6 +39,33 @@ def _pictures(folder: Path, count: int, seed: int) -> Path:
         inner.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(inner / f"{i}.png")
     return folder
+
+
+CUTS = """
+import torch
+from torch import nn
+
+class Pooled(nn.Module):
+    def __init__(self, stride):
+        super().__init__()
+        self.layer, self._stride = nn.Conv2d(3, 4, 3, bias=False), stride
+
+    def forward(self, x):
+        return nn.functional.avg_pool2d(self.layer(x), 2, stride=self._stride)
+
+class Noisy(Pooled):
+    def forward(self, x):
+        return self.layer(x) + torch.randn(1)
+
+def short(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+def deeper(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2))
+def smooth(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.GELU())
+def strided(): return nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU())
+def bounded(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU6())
+def fine(): return Pooled(1)
+def coarse(): return Pooled(2)
+def noisy(): return Noisy(1)
+"""
 
 
 @pytest.fixture
@@ -95,6 +122,7 @@ def test_labels_from_class_folders(words: list[str], capsys: pytest.CaptureFixtu
     result = _result("label-fewshot")
     assert max(row["accuracy"] for row in result["rows"]) == 1
     assert len(result["untrained"]) == len(result["rows"])
+    assert (result["headline_from"], result["options"]["headline"]) == ("the attacker's own images", "own images")
     assert result["chance"] == 0.5
     assert result["verdict"] in capsys.readouterr().out
     Path("flat").mkdir()
@@ -116,12 +144,50 @@ def test_without_weights_there_is_no_untrained_ruler(words: list[str]) -> None:
     assert invert._case(options).untrained is None
 
 
+def _client(words: list[str], function: str) -> elsewhere.ForeignClient:
+    """A client of `CUTS` with weights from a file."""
+    Path("cuts.py").write_text(CUTS)
+    options = fields.parse(invert.Options, [*words, "--encoder", f"cuts.py:{function}", "--weights", "cuts.pth"], "invert", "")
+    return elsewhere.ForeignClient(options, "victims", "own", device=torch.device("cpu"))
+
+
+def test_clients_with_equal_weights_that_compute_otherwise_have_names_of_their_own(words: list[str]) -> None:
+    """Another end, stride or activation leaves all tensors as they are; where `forward` pools by a function, the structure too."""
+    torch.manual_seed(0)
+    torch.save({f"{i}.{k}": v for i, layer in enumerate((nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))) for k, v in layer.state_dict().items()}
+               | {"layer.weight": torch.randn(4, 3, 3, 3)}, "cuts.pth")
+    names = ("short", "deeper", "smooth", "strided", "bounded", "fine", "coarse", "noisy")
+    made = {name: _client(words, name) for name in names}
+    assert len({client.name for client in made.values()}) == len({client.key["client"] for client in made.values()}) == 8
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    torch.manual_seed(1)
+    try:
+        again = {name: _client(words, name).name for name in names}
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    assert again == {name: client.name for name, client in made.items()}
+
+
+def test_the_untrained_ruler_is_that_of_the_clients_own_cut(words: list[str]) -> None:
+    """Two cuts, one after the other, with the same weights: each has a result and a ruler of its own."""
+    Path("longer.py").write_text(BUILD.replace('"relu")', '"relu", "maxpool")'))
+    for encoder in ("client.py", "longer.py"):
+        Path("encoder.py").write_text(Path(encoder).read_text())
+        invert.main([*words, "--encoder", "encoder.py:build", "--method", "ridge"])
+    results = [json.loads(p.read_text()) for p in Path("found").glob("encoder-*/attacks/ridge-*/result.json")]
+    assert sorted(r["smashed_shape"] for r in results) == [[64, 8, 8], [64, 16, 16]]
+    assert results[0]["untrained_mse"] != results[1]["untrained_mse"]
+    assert len(list(Path("found/.rulers").glob("invert-ridge-*.json"))) == 2
+
+
 def test_weights_as_safetensors(words: list[str]) -> None:
     found = torch.load("resnet18.pth", weights_only=True)
     save_file({k: v.contiguous() for k, v in found.items()}, "w.safetensors")
-    assert all(torch.equal(v, found[k]) for k, v in elsewhere.read_weights("w.safetensors").items())
+    assert all(torch.equal(v, found[k]) for k, v in foreign.read_weights("w.safetensors").items())
     torch.save({"state_dict": found, "epoch": 3}, "nested.pth")
-    assert set(elsewhere.read_weights("nested.pth")) == set(found)
+    assert set(foreign.read_weights("nested.pth")) == set(found)
 
 
 def _truncated() -> list[str]:
@@ -162,6 +228,12 @@ def _linear() -> list[str]:
     return ["--encoder", "vector.py:build", "--weights", "none"]
 
 
+def _transformer() -> list[str]:
+    Path("vit.py").write_text("from torchvision.models import VisionTransformer\ndef build():\n"
+                              "    return VisionTransformer(64, 16, 1, 1, 8, 8)\n")
+    return ["--encoder", "vit.py:build", "--weights", "none"]
+
+
 def _no_module() -> list[str]:
     Path("list.py").write_text("def build():\n    return [1]\n")
     return ["--encoder", "list.py:build"]
@@ -175,6 +247,7 @@ def _no_module() -> list[str]:
     (_other_shape, "conv1.weight has shape (64, 1, 7, 7) instead of (64, 3, 7, 7)"),
     (_shared, "1 of the 61 auxiliary images are targets"),
     (_linear, "the client fails on images of 3x32x32 (RuntimeError"),
+    (_transformer, "the client fails on images of 3x32x32 (AssertionError: Wrong image height!"),
     (_no_module, "list.py:build must return an nn.Module, not list"),
     (lambda: ["--weights", "nowhere.pth"], "there is no file of weights nowhere.pth"),
     (lambda: ["--encoder", "nowhere.py:build"], "there is no file nowhere.py"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks import fora, sets
+from attacks import decoder, fora, sets
 from attacks.api import AttackOptions, DecoderOptions, ForaOptions
 from attacks.reconstruct import reconstruct
 from attacks.substitute import Critic, Substitute, gradient_penalty, mk_mmd
@@ -103,6 +103,17 @@ def test_it_sees_smashed_data_of_others_and_no_client() -> None:
         reconstruct(client, TARGETS, AUX, method="fora")
     with pytest.raises(ValueError, match="private images are targets"):
         reconstruct(client, TARGETS, AUX, method="fora", private=torch.cat([SEEN, TARGETS]))
+
+
+@pytest.mark.parametrize("improving", [True, False])
+def test_a_decoder_that_was_still_improving_is_said_to_be(improving: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One iteration compares with itself, so the substitute never improves: what is said is what the decoder says."""
+    monkeypatch.setattr(decoder.Training, "still_improving", property(lambda training: improving))
+    offers = Victim(nn.Identity(), seen=SEEN).offers(TARGETS, sets.split(AUX))
+    once = dataclasses.replace(SMALL, fora=dataclasses.replace(SMALL.fora, iterations=1))
+    notes = fora.attack(View(offers, ("smashed", "aux", "server_training"), attack="fora"), once, 0).notes
+    assert notes["still_improving"] is improving
+    assert notes["iterations"] == 1
 
 
 @pytest.mark.parametrize("options", [SMALL, PUBLISHED])

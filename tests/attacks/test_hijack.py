@@ -9,10 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks import hijack, substitute
+from attacks import hijack, judge, sets, substitute
+from attacks.api import AttackOptions
+from attacks.blind import mean_image
 from attacks.fsha import FSHA, HijackOptions
+from attacks.reconstruct import same_attack
 from attacks.selftest import images
+from attacks.victim import Victim
 from ssl_split import rng
+from ssl_split.data.images import to_float
+from ssl_split.defences.api import Defence
+from ssl_split.defences.noise import Gaussian
+from ssl_split.run import open_checkpoint
 from tests.train.tiny import tiny
 
 SHAPES = [(8, 8, 8), (5, 16, 16), (12, 3, 3), (16, 6), (7, 6), (10,)]
@@ -95,8 +103,35 @@ def test_the_command_compares_with_the_honest_run(settings: dict[str, Any], tmp_
     assert (result["hijacked_accuracy"] is None) == ("validate_every_rounds" in settings)
     assert (tmp_path / ".hijacked" / result["hijacked_run"] / "result.json").is_file()
     assert "passive ridge" in hijack.show(result)
+    assert result["defence"] is result["adaptive"] is None
+    assert "defence" not in result["options"]
     hijack.run(tiny(tmp_path, **SHORT, **settings), options)
     assert "not computed again" in capsys.readouterr().err
+
+
+def test_both_attackers_meet_the_defence_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server inverts the hijacked client's smashed data with noise of the run's deviation on them; the ridge regression is the one on
+    the honest client behind its noise, computed by hand."""
+    seen: list[Tensor] = []
+    rebuild = FSHA.reconstruct
+    monkeypatch.setattr(FSHA, "reconstruct", lambda self, z: seen.append(z) or rebuild(self, z))  # type: ignore[func-returns-value]
+    config = tiny(tmp_path, **SHORT, algorithm="sfl_v1", validate_every_rounds=0, cut=1, max_steps=2, defence="gaussian",
+                  gaussian={"sigma": 2.0})
+    result = hijack.run(config, HijackOptions(clients=(0,), batch_size=4, width=8, aux=30, targets=6))
+    honest, bent = (open_checkpoint(str(folder)) for folder in (config.run_dir, tmp_path / ".hijacked" / result["hijacked_run"]))
+    data = honest.dataset()
+    chosen = sets.choose(data, honest.parts(data)[:1], targets=6, aux=30)
+    targets, own = to_float(chosen.targets.images), sets.split(chosen.aux.images)
+    noise = seen[0] - Victim(bent.network().client, data.mean, data.std).release(targets)
+    assert noise.std().item() == pytest.approx(2, rel=0.05)
+    found = [judge.relative(same_attack(Victim(honest.network().client, data.mean, data.std, defence=defence), targets, own=own,
+                                        options=AttackOptions(method="ridge")), judge.score(mean_image(own.fit)[None], targets))["r2"]
+             for defence in (Gaussian(2.0), Defence())]
+    assert result["passive_r2"] == pytest.approx(found[0], abs=1e-4)
+    assert abs(found[1] - found[0]) > 0.05
+    assert result["defence"] == result["options"]["defence"] == {"name": "gaussian", "sigma": 2.0}
+    assert result["adaptive"] is None
+    assert "defence: gaussian (sigma 2); the ridge regression knows it" in hijack.show(result)
 
 
 @pytest.mark.parametrize(("settings", "clients", "words"), [

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks import fewshot, label
+from attacks import fewshot, label, label_text
 from attacks.label import guess_labels
 from attacks.view import CapabilityError, OwnImages, View
 from ssl_split import config, train
@@ -58,6 +58,48 @@ def test_random_labels_cannot_be_told() -> None:
     assert all(row["low"] <= 1 / 3 for row in rows)
 
 
+def _row(accuracy: float, validation: float | None, shots: int | None = None) -> dict[str, object]:
+    return {"features": "flat", "classifier": "linear", "shots": shots, "accuracy": accuracy, "low": accuracy - 0.1, "high": accuracy + 0.1,
+            "validation": validation}
+
+
+def test_the_headline_is_chosen_without_the_targets() -> None:
+    """By own images, among equals by how many of them were learnt from; a best on the targets is an upper envelope, and is said to be."""
+    rows = [_row(0.9, 0.5, 5), _row(0.6, 0.7, 50), _row(0.5, 0.7), _row(0.95, None, 1)]
+    assert fewshot.headline(rows) == (2, True)
+    assert fewshot.headline([_row(row["accuracy"], None) for row in rows]) == (3, False)  # type: ignore[arg-type]
+    assert fewshot.headline([_row(0.9, None)]) == (0, True)  # nothing was chosen
+    for best, own, said in ((0.5, rows, False), (0.95, [row | {"validation": None} for row in rows], True)):
+        result = {"name": "label-fewshot", "rows": own, "untrained": [_row(0.4, 0.1), _row(0.3, 0.2)], "pixels": [_row(0.2, 0.3)],
+                  "chance": 0.1}
+        result |= label_text.counted(result)
+        assert (result["untrained_accuracy"], result["pixels_accuracy"]) == (0.3, 0.2)
+        sentence = label_text.verdict(result)
+        assert sentence.startswith(f"The smashed data tell {best:.0%} of the labels")
+        assert ("upper envelope: the best of 4 ways" in sentence) is said
+
+
+def test_own_images_say_how_well_a_way_does() -> None:
+    """Own labels that cannot be told leave the choice where it was; the targets' labels have no say in it."""
+    rows = guess_labels(nn.Identity(), TARGETS, TRUTH, AUX, LABELS)
+    wrong = guess_labels(nn.Identity(), TARGETS, (TRUTH + 1) % 3, AUX, LABELS)
+    assert [row["validation"] for row in rows] == [row["validation"] for row in wrong]
+    assert fewshot.headline(rows) == fewshot.headline(wrong)
+    assert all(abs(row["validation"] - row["accuracy"]) < 0.25 for row in rows if row["shots"] != 1)
+    few = guess_labels(nn.Identity(), TARGETS, TRUTH, AUX[:2], LABELS[:2])  # one image is left to learn from: no way can be tried
+    assert [row["validation"] for row in few] == [None] * len(few)
+
+
+def test_many_images_choose_with_those_that_choose_the_penalty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The share of held-out images that the classifier tells is that of a fit without them at the chosen penalty."""
+    monkeypatch.setattr(fewshot, "ENOUGH", 100)
+    own, labels = AUX.flatten(1).numpy(), LABELS.numpy()
+    held = np.arange(len(own)) % 10 == 9
+    told, share = fewshot.all_images(own, labels, own[held], held=held)
+    assert share == (told == labels[held]).mean()
+    assert (fewshot.held_out(labels) == held).all()
+
+
 def test_few_images_are_drawn_evenly_and_never_more_than_there_are() -> None:
     labels = np.array([0] * 6 + [1] * 4)
     chosen = fewshot.draw(labels, 4, seed=0, number=0)
@@ -86,6 +128,10 @@ def test_tokens_and_vectors_have_features_too() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="60 targets and 3 labels"):
         guess_labels(nn.Identity(), TARGETS, TRUTH[:3], AUX, LABELS)
+    with pytest.raises(ValueError, match=r"auxiliary images have shape \(240, 3, 4, 4\): .* all of the size of the targets \(3, 8, 8\)"):
+        guess_labels(nn.Identity(), TARGETS, TRUTH, AUX[:, :, :4, :4], LABELS)
+    with pytest.raises(ValueError, match=r"targets have shape \(60, 8, 8\): at least two images \(n, 3, S, S\)"):
+        guess_labels(nn.Identity(), TARGETS[:, 0], TRUTH, AUX, LABELS)
     with pytest.raises(ValueError, match="auxiliary images are targets"):
         guess_labels(nn.Identity(), TARGETS, TRUTH, torch.cat([AUX, TARGETS[:1]]), torch.cat([LABELS, TRUTH[:1]]))
     with pytest.raises(CapabilityError, match="needs aux_labels"):
@@ -107,6 +153,12 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert max(row["accuracy"] for row in result["rows"]) > 2 * result["chance"]
     assert len(result["untrained"]) == len(result["rows"])
     assert result["verdict"] in shown
+    assert result["headline_from"] == "the attacker's own images"
+    assert result["options"]["headline"] == "own images"
+    assert result["headline"] == fewshot.headline(result["rows"])[0]
+    (marked,) = [line for line in shown.splitlines() if line.startswith("> ")]
+    assert f"{result['rows'][result['headline']]['accuracy']:.3f}" in marked
+    assert "  > chosen on the attacker's own images" in shown.splitlines()
     assert len(list((tmp_path / ".rulers").glob("label-fewshot*.json"))) == 2
     label.main(words)
     again = capsys.readouterr()

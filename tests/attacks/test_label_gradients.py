@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from attacks import completion, label
+from attacks import completion, label, label_text
 from attacks.label import complete, gradient_direction, gradient_norm
 from attacks.returned import auc, returned
 from attacks.server import Supervised
@@ -71,6 +71,8 @@ def test_what_does_not_fit_is_refused() -> None:
         gradient_direction(_rows()[:3], LABELS[:3])
     with pytest.raises(ValueError, match="60 targets and 3 labels"):
         complete(nn.Identity(), torch.rand(60, 3, 8, 8), LABELS[:3], torch.rand(5, 3, 8, 8), LABELS[:5])
+    with pytest.raises(ValueError, match=r"auxiliary images have shape \(5, 3, 6, 6\)"):
+        complete(nn.Identity(), torch.rand(60, 3, 8, 8), LABELS, torch.rand(5, 3, 6, 6), LABELS[:5])
 
 
 def test_the_gradient_of_an_image_is_its_own_over_the_size_of_the_batch() -> None:
@@ -107,6 +109,11 @@ def test_a_completed_model_tells_labels_that_show_and_none_that_do_not(monkeypat
     assert [row["shots"] for row in rows] == [5, 50]
     assert rows[1]["accuracy"] > 0.9
     assert rows[0]["labels_used"] == 3 * (5 + 5)
+    assert all(abs(row["validation"] - row["accuracy"]) < 0.3 for row in rows)
+    assert [row["validation"] for row in complete(client, targets, (truth + 1) % 3, aux, labels)] == [row["validation"] for row in rows]
+    result = {"name": "label-completion", "rows": rows, "untrained": [row | {"accuracy": 0.4} for row in rows]}
+    assert label_text.counted(result) == {"headline": 1, "headline_from": label_text.OWN, "untrained_accuracy": 0.4,
+                                          "pixels_accuracy": None}
     assert torch.equal(client.weight, before)  # a copy is tuned
     assert all(row["low"] <= 1 / 3 + 0.01 for row in complete(_Constant(), targets, truth, aux, labels))
 

@@ -15,16 +15,18 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from attacks import membership
-from attacks.members import lira, memoriser, training, victims
+from attacks.members import lira, memoriser, shadows, training, victims
 from attacks.members.api import METHODS, Shadow
 from attacks.members.embed import Server
 from attacks.members.shadows import halves
-from attacks.membership import infer
+from attacks.membership import OwnEncoder, infer
 from attacks.view import CapabilityError, View
 from ssl_split import config as configuration
 from ssl_split import train
+from ssl_split.defences.noise import Gaussian
 from ssl_split.models.split import Half
-from tests.train.tiny import TINY
+from ssl_split.run import open_checkpoint
+from tests.train.tiny import TINY, tiny
 
 IMAGES = memoriser.random_images(140, seed=3)
 MEMBERS, OTHERS, OWN = IMAGES[:40], IMAGES[40:80], IMAGES[80:]
@@ -94,6 +96,40 @@ def test_what_is_not_declared_or_not_offered_is_named() -> None:
         infer(nn.Identity(), MEMBERS, OTHERS, OWN, method="lira")
     with pytest.raises(ValueError, match="both among the members and among the attacker"):
         infer(nn.Identity(), MEMBERS, OTHERS, MEMBERS, method="norm")
+
+
+def _encoders(count: int = len(OWN)) -> list[OwnEncoder]:
+    return [OwnEncoder(nn.Identity(), seen, _classifier()) for seen in halves(count, 2)]
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"nonmembers": OTHERS[:, :, :12, :12]}, "members have 3x16x16 and non-members 3x12x12 numbers: all images must be of one size"),
+    ({"own": OWN[:, :, :8, :8]}, "members have 3x16x16 and attacker's own images 3x8x8 numbers"),
+    ({"members": MEMBERS[:, 0]}, "images must be uint8"),
+    ({"method": "lira", "online": True}, "online lira needs to know which of the images asked about"),
+    ({"method": "lira", "own": OWN[:50]}, "an encoder of the attacker's own says of 60 images whether it was trained on them"),
+    ({"method": "lira", "own_labels": torch.zeros(3, dtype=torch.int64)}, "there are 60 images of the attacker's own and 3 labels"),
+    ({"method": "lira", "labels": (torch.zeros(40, dtype=torch.int64),) * 2}, "lira calibrates the loss of a classifier, which needs aux_"),
+    ({"method": "lira", "score": "loss"}, "lira calibrates the loss of a classifier, which needs labels and aux_labels"),
+])
+def test_what_does_not_fit_together_is_one_sentence(changes: dict[str, object], message: str) -> None:
+    given: dict[str, object] = {"members": MEMBERS, "nonmembers": OTHERS, "own": OWN, "method": "norm", "server": _classifier(),
+                                "shadows": _encoders(), **changes}
+    with pytest.raises(ValueError) as raised:
+        infer(nn.Identity(), **given)  # type: ignore[arg-type]
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_defence_without_noise_changes_nothing_and_a_strong_one_hides() -> None:
+    """z + 0 n is z to the last bit. Of noise that drowns the norms nothing is left of an attack that else finds all."""
+    client, encoders = Louder(MEMBERS), [OwnEncoder(Louder(OWN[seen]), seen) for seen in halves(len(OWN), 2)]
+    for method in ("norm", "lira"):
+        words = {"method": method, "score": "norm", "shadows": encoders}
+        bare, none, strong = (infer(client, MEMBERS, OTHERS, OWN, defence=d, **words) for d in (None, Gaussian(0.0), Gaussian(1e3)))
+        assert torch.equal(bare.scores, none.scores)
+        assert bare.best["auc"] > 0.95
+        assert strong.best["low"] < 0.5 < strong.best["high"]
 
 
 def test_lira_offline_is_the_standard_score_and_online_the_likelihood_ratio() -> None:
@@ -215,6 +251,76 @@ def test_two_attacks_at_once_share_the_encoders_of_the_attackers_own(run: Path, 
     assert [process.returncode for process in both] == [0, 0], said
     assert sum(text.count("training encoder") for text in said) == 2
     assert "waiting for another process" in "".join(said)
+
+
+SIGMA = 3.0
+
+
+@pytest.fixture(scope="module")
+def defended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run with noise on its smashed data."""
+    values = {"out": str(tmp_path_factory.mktemp("defended")), "max_steps": 2, "validate_every_rounds": 0, "defence": "gaussian",
+              "gaussian": {"sigma": SIGMA}}
+    return train.run(configuration.from_dict(configuration.fields.merge(TINY, values)), on_log=lambda line: None).path
+
+
+def test_answers_go_through_the_runs_defence(defended: Path) -> None:
+    """Independent draws add their variances: two networks differ by sigma sqrt 2, a network and the bare client half by sigma."""
+    checkpoint = open_checkpoint(str(defended))
+    data = checkpoint.dataset()
+    x = training.pool.to_float(data.test.images[:40])
+    constants = {"mean": data.mean, "std": data.std, "device": torch.device("cpu")}
+    first, second = (victims.of_checkpoint(checkpoint, **constants, copy=k) for k in (0, 1))
+    bare = victims.offers(checkpoint.network(), checkpoint.config, defence=Gaussian(0.0), **constants)
+    assert float((first["query"](x) - bare["query"](x)).std()) == pytest.approx(SIGMA, rel=0.05)
+    assert float((first["query"](x) - second["query"](x)).std()) == pytest.approx(SIGMA * 2**0.5, rel=0.05)
+    assert torch.equal(first["query"](x), first["query"](x))
+    untrained = victims.of_untrained(checkpoint.untrained(), checkpoint.config, **constants, defence=checkpoint.defence)
+    assert float(untrained["query"](x).std()) > 0.9 * SIGMA
+
+
+def test_results_name_the_defence(defended: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Attacks that ask the client meet it; the gap between two sets of weights does not."""
+    result = _result(defended, "norm")
+    assert (result["defence"], result["adaptive"]) == ({"name": "gaussian", "sigma": SIGMA}, True)
+    assert result["options"]["attacker"] == "adaptive"  # type: ignore[index]
+    assert "defence: gaussian (sigma 3); the attacker knows it" in capsys.readouterr().out
+    (ruler,) = (defended.parent / ".rulers").glob("membership-norm-*.json")
+    assert json.loads(ruler.read_text())["key"]["defence"]["sigma"] == SIGMA
+    gap = _result(defended, "momentum-gap")
+    assert (gap["defence"], gap["adaptive"]) == ({"name": "gaussian", "sigma": SIGMA}, None)
+    assert "attacker" not in gap["options"]  # type: ignore[operator]
+    without = _result(run, "norm")
+    assert (without["defence"], without["adaptive"]) == (None, None)
+    assert "attacker" not in without["options"]  # type: ignore[operator]
+
+
+def test_own_encoders_start_from_scratch(run: Path, tmp_path: Path) -> None:
+    """Of a run that went on from trained weights they are those of the same run without these, and the result's name and notes say so."""
+    more = tiny(tmp_path, client_from=str(run), server_from=str(run), max_steps=2, validate_every_rounds=0)
+    plain = more.replace(client_from=None, server_from=None)
+    own = {"images": 60, "number": 1, "out": tmp_path, "device": "cpu"}
+    assert more.fingerprint != plain.fingerprint
+    assert shadows.configuration(more, **own) == shadows.configuration(plain, **own)
+    options = membership.Options(checkpoint=str(train.run(more, on_log=lambda line: None).path), method="lira", encoders=2, members=40)
+    case = membership.Case(options)
+    assert case.identity["own_encoders"] == "from scratch"
+    assert "trained from scratch" in case.notices[0]
+    assert len(case.question.shadows) == 2
+    files = list(tmp_path.glob(".shadows/*/shadow-*/config.yaml"))
+    assert [(c.client_from, c.server_from) for c in map(configuration.load, files)] == [(None, None)] * 2
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"client_from": "a", "freeze_client": True}, "its client stays as client_from made it"),
+    ({"client_from": "a", "client_lr": 0.0}, "its client stays as client_from made it"),
+    ({"server_from": "a", "server_lr": 0.0}, "its server stays as server_from made it"),
+    ({"client_from": "a", "defence": "adversarial"}, "the defence adversarial needs a trained client"),
+    ({"client_from": "a", "server_from": "a", "freeze_client": True, "server_lr": 0.0, "defence": "shredder"}, "its client stays"),
+])
+def test_runs_that_cannot_start_from_scratch_have_no_own_encoders(tmp_path: Path, fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=f"encoders of the attacker's own start from scratch, and this run cannot: {message}"):
+        shadows.configuration(tiny(tmp_path, **fields), images=60, number=0, out=tmp_path, device="cpu")
 
 
 def test_runs_that_do_not_offer_what_an_attack_needs(run: Path) -> None:

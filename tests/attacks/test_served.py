@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacks import pcat, sdar, sets
+from attacks import decoder, pcat, sdar, sets
 from attacks.api import AttackOptions, DecoderOptions, PcatOptions, SdarOptions
 from attacks.methods import METHODS
 from attacks.reconstruct import guesses, reconstruct
@@ -68,6 +68,50 @@ def test_info_nce_of_two_views_against_a_loop() -> None:
     for mine, theirs in zip(torch.autograd.grad(found, list(client.parameters()), retain_graph=True),
                             torch.autograd.grad(total, list(client.parameters())), strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("attacker", ["pcat", "sdar strong", "sdar published"])
+def test_the_servers_loss_gets_a_client_that_sends_through_the_known_defence(attacker: str) -> None:
+    """What it sends of the batch's own images is the batch's smashed data, and not what the bare network makes of them."""
+    known, met = _known(), list[bool]()
+
+    def loss(client: Callable[[Tensor], Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
+        torch.testing.assert_close(client(batch.images), batch.smashed)
+        met.append(torch.allclose(simulator.module(batch.images), batch.smashed))
+        return batch.smashed.square().mean()
+
+    doubled = Architecture(known.architecture.make, known.architecture.normalise, (3, 12, 12), lambda z, x, generator: 2 * z)
+    known = dataclasses.replace(known, architecture=doubled, server=loss)
+    if attacker == "pcat":
+        simulator = Simulator(doubled, lr=1e-3, seed=0, purpose="pcat")
+        pcat.Pseudo(simulator, known.own, labels=None, batch_size=8).iteration(loss)
+    else:
+        made = (sdar.Aligned(known, SMALL.sdar, shape=(2, 5, 5), iterations=2, seed=0) if attacker.endswith("strong") else
+                sdar.Simulation(known, SMALL, shape=(2, 5, 5), seed=0))
+        simulator = made.simulator
+        made.iteration()
+    assert met == [False]
+
+
+def test_both_views_of_the_contrastive_loss_are_sent() -> None:
+    """A client behind a defence that doubles says what a client with doubled weights says."""
+    loss, client = _contrasting(), nn.Conv2d(3, 2, 3, stride=2)
+    found = loss(lambda x: 2 * client(x), Batch(TARGETS, TARGETS), torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        for p in client.parameters():
+            p *= 2
+    torch.testing.assert_close(found, loss(client, Batch(TARGETS, TARGETS), torch.Generator().manual_seed(5)))
+
+
+@pytest.mark.parametrize("improving", [True, False])
+def test_a_decoder_of_sdar_that_was_still_improving_is_said_to_be(improving: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One iteration compares with itself, so the simulator never improves: what is said is what the decoder says."""
+    monkeypatch.setattr(decoder.Training, "still_improving", property(lambda training: improving))
+    offers = _victim(ServerModel((_contrasting,), supervised=False)).offers(TARGETS, sets.split(AUX))
+    view = View(offers, METHODS["sdar"].needs, attack="sdar")
+    notes = sdar.attack(view, dataclasses.replace(SMALL, sdar=dataclasses.replace(SMALL.sdar, iterations=1)), 0).notes
+    assert notes["still_improving"] is improving
+    assert notes["iterations"] == 1
 
 
 def test_losses_of_classes_and_discriminators_against_formulas() -> None:
@@ -156,7 +200,7 @@ def test_pcat_meets_the_kept_servers_oldest_first() -> None:
     def moment(place: int) -> ServerLoss:
         loaded.append(place)
 
-        def loss(client: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+        def loss(client: Callable[[Tensor], Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
             steps.append(place)
             return batch.smashed.square().mean()
 

@@ -11,6 +11,7 @@ from attacks.reconstruct import reconstruct
 from attacks.unsplit import attack
 from attacks.victim import Victim, redrawn
 from attacks.view import CapabilityError, OwnImages, View
+from ssl_split.defences.noise import Dropout
 
 TARGETS = nn.functional.interpolate(torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(0)), size=12, mode="bilinear")
 OWN = OwnImages(torch.zeros(2, 3, 12, 12), torch.zeros(2, 3, 12, 12))
@@ -30,6 +31,15 @@ def test_the_prior_darkens_the_identity_by_half() -> None:
     view = _view(nn.Identity(), lambda seed: nn.Identity())
     torch.testing.assert_close(attack(view, _options(l2=1.0), 0).images, TARGETS / 2, atol=2e-3, rtol=0)
     torch.testing.assert_close(attack(view, _options(l2=0.0), 0).images, TARGETS, atol=2e-3, rtol=0)
+
+
+def test_the_search_goes_through_the_expectation_of_a_known_defence() -> None:
+    """Dropout with p = 1/2 sends x / 2 in the mean. Minimum of (x / 2 - z)^2 + w x^2: (z / 2) / (1 / 4 + w), at w = 1 0.4 z; who does not
+    know it finds z / 2."""
+    for adaptive, factor in ((True, 0.4), (False, 0.5)):
+        victim = Victim(nn.Identity(), defence=Dropout(0.5), adaptive=adaptive, fresh=lambda seed: nn.Identity())
+        view = View(victim.offers(TARGETS, OWN), ("smashed", "architecture"), attack="unsplit")
+        torch.testing.assert_close(attack(view, _options(l2=1.0), 0).images, factor * view.smashed, atol=2e-3, rtol=0)
 
 
 def test_both_sides_are_searched() -> None:

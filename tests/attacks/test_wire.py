@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from attacks import invert, judge, ridge, wire
+from attacks import invert, judge, ridge, sets, wire
 from attacks.victim import Victim
 from attacks.view import View
-from ssl_split import record, train
+from ssl_split import record, rng, train
+from ssl_split.data import augment
+from ssl_split.data.images import normalise, to_float
 from ssl_split.files import read_tensors
 from ssl_split.run import open_checkpoint
 from tests.train.tiny import tiny
@@ -38,6 +40,10 @@ def _result(run_dir: Path, *words: str) -> dict[str, Any]:
     (file,) = run_dir.glob("attacks/*/result.json")
     values: dict[str, Any] = json.loads(file.read_text())
     return values
+
+
+def _case(run_dir: Path, method: str, *, wire: bool = True, targets: int = 8) -> invert.Case:
+    return invert.Case(invert.Options(checkpoint=str(run_dir), method=method, targets=targets, aux=300, wire=wire))
 
 
 def test_ridge_on_the_wire_is_ridge_on_a_victim_that_sends_what_was_recorded(run_dir: Path) -> None:
@@ -80,6 +86,52 @@ def test_nobody_else_has_a_source_of_the_targets(run_dir: Path) -> None:
     assert case.recording is not None
     assert truth.labels is not None
     assert case.gallery.target_labels.equal(truth.labels[case.recording["sources"]])
+
+
+def test_whatever_stands_beside_views_is_a_view_of_the_same_family(run_dir: Path) -> None:
+    """The judge's distractors and the pairs of the bound, by hand; images where the one behind both views is rebuilt, and on a run."""
+    case = _case(run_dir, "oracle")
+    made = [augment.views(found.images, augment.draw(len(found), rng.generator(0, f"views of the {name}")),
+                          case.checkpoint.config.augmentation, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)).clamp(0, 1)
+            for found, name in ((case.sets.gallery, "gallery"), (case.sets.private, "bound"))]
+    assert case.private is not None
+    assert torch.equal(case.gallery.images, made[0])
+    assert torch.equal(case.private.fit, sets.split(made[1]).fit)
+    assert torch.equal(case.private.validation, sets.split(made[1]).validation)
+    plain = to_float(case.sets.gallery.images)
+    assert (case.gallery.images - plain).abs().mean() > 0.05
+    assert torch.equal(_case(run_dir, "twoview").gallery.images, plain)
+    bare = _case(run_dir, "oracle", wire=False)
+    assert bare.private is not None
+    assert torch.equal(bare.private.fit, sets.split(bare.sets.private.images).fit)
+    assert [c.identity.get("others") for c in (case, _case(run_dir, "twoview"), bare)] == ["views", None, None]
+
+
+@pytest.mark.parametrize("method", ["fora", "sdar"])
+def test_a_server_has_collected_what_else_was_recorded(run_dir: Path, method: str) -> None:
+    """Messages of all images but the targets as they arrived, one by one; the untrained client sends the views behind them."""
+    case, file = _case(run_dir, method), read_tensors(run_dir / record.FILE)
+    train_images, targets = case.checkpoint.dataset().train, set(case.sets.targets.digests())
+    rest = [i for i, source in enumerate(file["sources"]) if train_images.select(source[None]).digests()[0] not in targets]
+    assert 2 <= len(rest) <= len(file["z"]) - 8
+    taken = case.attacked().offers(case.targets, case.own)["server_training"]
+    assert taken.count == len(rest)
+    assert torch.equal(taken.take(torch.arange(len(rest))), file["z"][rest])
+    untrained, data = case.checkpoint.untrained(), case.checkpoint.dataset()
+    before = case.victim(untrained, trained=False).offers(case.targets, case.own)["server_training"].take(torch.arange(len(rest)))
+    with torch.no_grad():
+        torch.testing.assert_close(before, untrained.client(normalise(file["images"][rest], data.mean, data.std)), atol=1e-5, rtol=1e-4)
+    assert case.of_clients != _case(run_dir, method, wire=False).of_clients
+
+
+def test_there_are_as_many_targets_as_images_were_recorded(run_dir: Path) -> None:
+    case = _case(run_dir, "ridge", targets=100)
+    assert case.recording is not None
+    assert len(case.targets) == len(case.sets.targets) == len(case.sets.clients) == case.recording.available < 100
+    assert case.gallery.target_labels is not None
+    assert len(case.gallery.target_labels) == len(case.targets)
+    assert case.sets.record["targets_wanted"] == 100
+    assert case.notices[0].startswith(f"only {len(case.targets)} of the 100 targets exist: no more different images were recorded")
 
 
 def test_targets_take_turns_over_clients_and_steps_and_no_image_comes_twice() -> None:

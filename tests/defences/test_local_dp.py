@@ -49,7 +49,8 @@ def test_one_release_spends_what_it_was_made_for() -> None:
     found = account(epsilon=4, delta=1e-5, clip=0.5, passes=1, per_pass=1)
     assert found["epsilon_exact"] == pytest.approx(4, abs=1e-6)
     assert found["sigma"] == pytest.approx(2.162 / 2, abs=5e-4)
-    assert "covers the activations only" in str(found["claim"])
+    assert "covers the activations only, given the client's weights at each release" in str(found["claim"])
+    assert "unconditional only with a client that is not trained on the images (--freeze-client" in str(found["claim"])
     assert account(epsilon=4, delta=1e-5, clip=0.5, passes=3, per_pass=4)["releases"] == 12
 
 
