@@ -64,7 +64,7 @@ def run(config: Config, *, resume: bool = False, tamper: Tap | None = None, on_l
             not tell them apart: other images belong into another `config.out`.
 
     Returns:
-        The finished run; one that had finished before is returned as it is.
+        The finished run; one that had finished before is returned as it is. Where its `result.json` is damaged it is not finished.
 
     Raises:
         ValueError, FileNotFoundError: the configuration cannot run; nothing is lost.
@@ -79,10 +79,10 @@ def run(config: Config, *, resume: bool = False, tamper: Tap | None = None, on_l
         raise ValueError("record_wire keeps what an honest server sends; it cannot be had with tamper")
     if config.tensorboard:
         events.check()
-    if (folder / "result.json").is_file():
+    if (known := _result(folder)) is not None:
         if config.tensorboard:
             events.write(folder)
-        return Run(folder, runs.read_json(folder / "result.json"))
+        return Run(folder, known)
     newest = resuming.newest_readable(folder)
     if newest is not None and not resume:
         raise ValueError(f"{folder} holds an unfinished run (step {runs.read_header(newest)['step']}): add --resume to go on with it")
@@ -116,6 +116,16 @@ def run(config: Config, *, resume: bool = False, tamper: Tap | None = None, on_l
             result = summarise(training, state, images=seen, seconds=seconds)
             runs.write_json(folder / "result.json", result)
     return Run(folder, result)
+
+
+def _result(folder: Path) -> dict[str, Any] | None:
+    """What a finished run's `result.json` says; None where there is none, or a damaged one, which is written anew."""
+    file = folder / "result.json"
+    try:
+        values = runs.read_json(file) if file.is_file() else None
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) and values.get("finished") else None
 
 
 def _headline(training: Training) -> str:
@@ -289,7 +299,7 @@ def main(argv: Sequence[str]) -> int:
     config, resume = parse(argv)
     if config.allocator:
         allocator.keep_freed_memory()
-    finished_before = (config.run_dir / "result.json").is_file()
+    finished_before = _result(config.run_dir) is not None
     try:
         done = run(config, resume=resume)
     except Stopped as stop:
@@ -310,8 +320,9 @@ def _claim(config: Config, claim: dict[str, Any]) -> str:
     """What differential privacy there was, and what it does not cover."""
     if claim["epsilon_rdp"] is None:
         return f"client updates: no differential privacy. {claim['claim']}"
-    spent = (f"{claim['epsilon_rdp']:.4g} (RDP; exact {claim['epsilon_exact']:.4g}) for all {claim['releases']}, delta {claim['delta']:g}. "
-             f"{claim['claim']}")
+    given = "" if config.defence == "dp_sgd" else " of it, given the client's weights at each"
+    spent = (f"{claim['epsilon_rdp']:.4g} (RDP; exact {claim['epsilon_exact']:.4g}) for all {claim['releases']}{given}, "
+             f"delta {claim['delta']:g}. {claim['claim']}")
     if config.defence == "dp_sgd":
         return f"client updates: DP-SGD with noise multiplier {claim['sigma']:g}, epsilon for an image's part in the updates {spent}"
     return f"smashed data: local differential privacy, epsilon {claim['epsilon_of_one_release']:g} for one release of an image, {spent}"

@@ -14,17 +14,30 @@ from ssl_split.list_runs.listing import Row, age, many, size, state
 
 CONFIG = "config.yaml"
 
-OWN = (CONFIG, *runs.PARTS, "attacks", "probes", "measures", "rows", "wire.safetensors", "tensorboard", locks.FILE, ".*.tmp",
-       "report*", "results.*", "figures")
-"""What training, probes, attacks, measurements and a report on a single run leave in its directory."""
+OWN = (
+    CONFIG, "env.json", "metrics.jsonl", "ledger.csv", "result.json", "wire.safetensors", locks.FILE,
+    "checkpoints/step-*.safetensors", "checkpoints/clients-*.safetensors", "checkpoints/best.safetensors", "rows/*.rows",
+    "tensorboard/events.*", "probes/*/result.json", "measures/*/result.json", "attacks/*/result.json", "attacks/*/images.png",
+    "attacks/*/reconstructions.safetensors", "attacks/*/roc.png", "attacks/*/scores.safetensors",
+    "report.html", "report.md", "results.csv", "results.parquet", "figures/*.svg", "figures/*.png",
+    "paper/methods.txt", "paper/methods.tex", "paper/references.bib", "paper/table-*.tex",
+)
+"""Files that training, probes, attacks, measurements and a report on a single run leave in its directory."""
+
+TEMPORARY = ".*.tmp"
+"""What a process that was killed leaves beside a file that it was writing."""
 
 
 def command(rows: Sequence[Row], *, yes: bool) -> int:
-    """Say what will go, ask, and remove it.
+    """Say what will go, ask, and remove it; a training that failed before it had a directory has nothing to remove.
 
     Raises:
         ValueError: a run must stay, or there is nobody to ask; nothing was removed.
     """
+    for run, known in rows:
+        if not os.path.lexists(run.directory):
+            print(f"{known['directory']} does not exist, only the job list of its sweep names it: it is left out", file=sys.stderr)
+    rows = [row for row in rows if os.path.lexists(row[0].directory)]
     if not rows:
         print("no run: nothing was removed")
         return 0
@@ -61,16 +74,31 @@ def refusal(folder: Path, changed: float) -> str | None:
     """
     if folder.is_symlink():
         return f"{folder} is a link; the run is {os.path.realpath(folder)}"
-    if not folder.is_dir():
-        return f"{folder} does not exist, only the job list of its sweep names it"
     if not runs.is_run(folder):
         return f"{folder} is not a run directory"
-    foreign = sorted(p.name for p in folder.iterdir() if not any(fnmatch.fnmatchcase(p.name, own) for own in OWN))
-    if foreign:
-        return f"{folder} holds {foreign[0]}, which no run writes (move it elsewhere first)"
+    if (found := foreign(folder)) is not None:
+        return f"{folder} holds {found}, which no run writes (move it elsewhere first)"
     if runs.is_training(folder, changed):
         return f"{folder} is being trained"
     return None
+
+
+def foreign(folder: Path) -> str | None:
+    """A file at any depth that no run writes, or None; links are not followed, but must be where a run has a file or a folder."""
+    for place, folders, files in os.walk(folder):
+        within = Path(place).relative_to(folder).parts
+        linked = [name for name in folders if Path(place, name).is_symlink()]
+        for name in sorted(linked + files):
+            if not fnmatch.fnmatchcase(name, TEMPORARY) and not _is_own((*within, name), folder=name in linked):
+                return Path(*within, name).as_posix()
+    return None
+
+
+def _is_own(parts: Sequence[str], *, folder: bool) -> bool:
+    """Whether a file, or a folder, of a run has these parts of a path."""
+    return any((len(parts) < len(own) if folder else len(parts) == len(own))
+               and all(fnmatch.fnmatchcase(part, pattern) for part, pattern in zip(parts, own, strict=False))
+               for own in (o.split("/") for o in OWN))
 
 
 def remove(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,7 +20,7 @@ from ssl_split.sweep import cluster, plan
 from ssl_split.sweep.book import DONE, FAILED, FILE, SKIPPED, Book
 from ssl_split.sweep.execute import execute
 from ssl_split.sweep.jobs import Job, jobs
-from ssl_split.sweep.processes import Local, Workers, slots
+from ssl_split.sweep.processes import VISIBLE, Local, Workers, slots
 
 EPILOG = """\
 Any field of a run is a flag too (see `python -m ssl_split.train --help`) and replaces what the file says; a field that is an axis
@@ -37,7 +38,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("file", metavar="FILE.yaml", help="sweep file, e.g. configs/sweeps/quick.yaml")
     made.add_argument("--out", metavar="DIR", help="the sweep's directory [sweeps/<name of the file>]")
     made.add_argument("--jobs", metavar="N", type=int, help="jobs at a time on the processor, which share its cores evenly [1]")
-    made.add_argument("--gpus", metavar="A,B", help="GPUs to use, by number: a job at a time on each")
+    made.add_argument("--gpus", metavar="A,B", help="GPUs to use, by number: a job at a time on each; where CUDA_VISIBLE_DEVICES is set, "
+                      "numbers count in it, from 0")
     made.add_argument("--runs-per-gpu", metavar="N", type=int, help="jobs at a time on a GPU [1; with --ray jobs have no GPU without it]")
     made.add_argument("--ray", metavar="WHERE", help="run the jobs as tasks of Ray (the extra ray): auto is the cluster that this machine "
                       "belongs to, else HOST:PORT, or local for this machine alone; all machines share the sweep's directory")
@@ -84,6 +86,9 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on, and `python -m ssl_split.report {directory}` shows what there is", file=sys.stderr)
         return 130
+    except OSError:  # a full disk, say: the list of jobs could not be written
+        say_failures(book)
+        raise
     return finish(book, work)
 
 
@@ -97,8 +102,8 @@ def workers(known: argparse.Namespace, directory: Path) -> AbstractContextManage
     if known.ray is None:
         if known.cpus_per_job is not None:
             raise ValueError("--cpus-per-job belongs to --ray; without it --jobs divides the cores of this machine")
-        gpus = [g for g in (known.gpus or "").split(",") if g]
-        return nullcontext(Local(slots(jobs=known.jobs, gpus=gpus, per_gpu=1 if per_gpu is None else per_gpu)))
+        gpus = None if known.gpus is None else [g.strip() for g in known.gpus.split(",") if g.strip()]
+        return nullcontext(Local(slots(jobs=known.jobs, gpus=gpus, per_gpu=per_gpu, visible=os.environ.get(VISIBLE))))
     for name in ("jobs", "gpus"):
         if getattr(known, name) is not None:
             raise ValueError(f"--{name} is about this machine: with --ray say --cpus-per-job, and --runs-per-gpu for jobs on GPUs")
@@ -125,13 +130,18 @@ def shard(work: Sequence[Job], part: str | None) -> list[Job]:
     return [job for job in work if job.run in mine]
 
 
+def say_failures(book: Book) -> None:
+    """Name what failed."""
+    for entry in book.entries.values():
+        if entry["state"] == FAILED:
+            print(f"failed: {entry['label']}: {entry['reason']} (log: {book.directory / entry['log']})", file=sys.stderr)
+
+
 def finish(book: Book, work: Sequence[Job]) -> int:
     """Write the report, name what failed, and say where to look."""
     written = report.write(book.directory)
     counts = book.count()
-    for entry in book.entries.values():
-        if entry["state"] == FAILED:
-            print(f"failed: {entry['label']}: {entry['reason']} (log: {book.directory / entry['log']})", file=sys.stderr)
+    say_failures(book)
     bad = counts[FAILED] + counts[SKIPPED]
     if bad:
         print(f"{bad} of {len(work)} jobs have no result ({counts[FAILED]} failed, {counts[SKIPPED]} depend on a failed one); the same "

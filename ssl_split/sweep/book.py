@@ -35,12 +35,15 @@ class Book:
     def __init__(self, directory: Path, plan: Sequence[Job], header: dict[str, Any]) -> None:
         self.directory, self.header = directory, header
         self.entries = {job.key: _entry(job, directory) for job in plan}
+        self.failed_before = dict.fromkeys(self.entries, 0)
+        """How often jobs had failed when this sweep began."""
 
     def restore(self) -> None:
-        """Take durations over from an earlier start; states are judged anew by the files that exist."""
+        """Take durations and numbers of failures over from an earlier start; states are judged anew by the files that exist."""
         earlier = self._written()
         for key, entry in self.entries.items():
             entry["seconds"] = earlier.get(key, {}).get("seconds")
+            entry["failures"] = self.failed_before[key] = earlier.get(key, {}).get("failures", 0)
 
     def _written(self) -> dict[str, dict[str, Any]]:
         """What the file says, by key."""
@@ -49,6 +52,17 @@ class Book:
             return {e["key"]: e for e in read_json(file)["jobs"]} if file.is_file() else {}
         except (ValueError, KeyError, TypeError):
             return {}
+
+    def failures(self, job: Job) -> tuple[int, str | None]:
+        """How often a job has failed since this sweep began, here and in other sweeps that share the directory, and the last reason."""
+        entry, elsewhere = self.entries[job.key], self._written().get(job.key, {})
+        entry["failures"] = max(entry["failures"], elsewhere.get("failures", 0))
+        return entry["failures"] - self.failed_before[job.key], elsewhere.get("reason")
+
+    def fail(self, job: Job, state: str, *, reason: str, seconds: float | None) -> None:
+        """Note one more failure of a job whose log this sweep holds, and how it stands now."""
+        self.entries[job.key]["failures"] += 1
+        self.set(job, state, reason=reason, seconds=seconds)
 
     def set(self, job: Job, state: str, *, reason: str | None = None, seconds: float | None = None, pid: int | None = None) -> None:
         """Note how a job stands, and write the file."""
@@ -68,15 +82,16 @@ class Book:
         """Write `jobs.json`: this sweep's jobs, then those of others that are in it.
 
         Args:
-            changed: Keys of jobs that stand as this sweep says; of others that wait here, another sweep may know more.
+            changed: Keys of jobs that stand as this sweep says; of all others the file may know more, from another sweep.
         """
         with _alone(self.directory / ".jobs.lock"):
             written, jobs = self._written(), []
             for key, entry in self.entries.items():
                 elsewhere = written.get(key, {})
-                if key not in changed and entry["state"] == WAITING:
+                if key not in changed:
                     entry = {**entry, **_standing(elsewhere)}
-                jobs.append({**entry, "seconds": elsewhere.get("seconds")} if entry["seconds"] is None else entry)
+                seconds = elsewhere.get("seconds") if entry["seconds"] is None else entry["seconds"]
+                jobs.append({**entry, "seconds": seconds, "failures": max(entry["failures"], elsewhere.get("failures", 0))})
             jobs += [entry for key, entry in written.items() if key not in self.entries]
             write_json(self.directory / FILE, {**self.header, "results_version": RESULTS_VERSION, "jobs": jobs})
 
@@ -138,7 +153,7 @@ def _entry(job: Job, directory: Path) -> dict[str, Any]:
     stage = {"kind": job.stage.kind, "name": job.stage.name, "options": dict(job.stage.given)} if job.stage else None
     return {"key": job.key, "label": job.label, "sort": job.sort, "setting": dict(job.setting), "stage": stage,
             "run": relative(job.run, directory), "command": job.command, "needs": job.needs, "log": f"logs/{job.key}.log",
-            "state": WAITING, "reason": None, "seconds": None, "pid": None, "result": None}
+            "state": WAITING, "reason": None, "seconds": None, "failures": 0, "pid": None, "result": None}
 
 
 def relative(path: Path, directory: Path) -> str:

@@ -150,6 +150,9 @@ class Task:
         self.ray.cancel(self.ref, force=True)
         self.ray.wait([self.ref], timeout=LOOK_SECONDS)
 
+    def release(self) -> None:
+        """Nothing: the worker had the log, and has given it back."""
+
 
 def _lost(ray: Any, error: Exception) -> str:
     """Why a task has no result."""

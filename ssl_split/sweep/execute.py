@@ -44,7 +44,7 @@ def execute(plan: Sequence[Job], book: Book, *, workers: Workers | None = None, 
         book: States.
         workers: Where jobs run; one at a time on this machine if None. With room for several, jobs that keep others waiting longest go
             first; with room for one, the plan's order.
-        retries: How often a job that failed is tried again.
+        retries: How often a job that failed is tried again; failures in other sweeps that share the directory count, from this start on.
         console: Where progress is shown; stderr if None.
 
     Raises:
@@ -57,7 +57,7 @@ def execute(plan: Sequence[Job], book: Book, *, workers: Workers | None = None, 
         for job in plan:
             if job.result() is not None:
                 book.note(job, DONE)
-        book.write([job.key for job in plan if not _taken(book, job)])
+        book.write([job.key for job in plan if book.state(job.key) == DONE or not _taken(book, job)])
         with shown(book, workers.room, console) as board:
             pool = _Pool(plan, book, workers, retries=retries, board=board)
             try:
@@ -73,7 +73,7 @@ class _Pool:
     def __init__(self, plan: Sequence[Job], book: Book, workers: Workers, *, retries: int, board: Lines) -> None:
         self.plan, self.book, self.workers, self.board = plan, book, workers, board
         self.running: list[Running] = []
-        self.tries = {job.key: 1 + retries for job in plan}
+        self.retries = retries
         self.number = {job.key: f"[{i}/{len(plan)}]" for i, job in enumerate(plan, 1)}
         self.after: dict[str, list[str]] = {}
         for job in plan:
@@ -88,9 +88,13 @@ class _Pool:
             self.board.refresh({r.job.key: (r.child.place, time.monotonic() - r.start) for r in self.running})
             ended = [(r, how) for r in self.running if (how := r.child.ended()) is not None]
             for one, how in ended:
-                self._end(one, how)
+                try:
+                    self._end(one, how)
+                finally:
+                    one.child.release()  # not before the book says how it ended: another sweep would try it again
             if not ended:
                 if not self.running and not self._waiting():
+                    self._take_over()
                     return
                 time.sleep(LOOK_SECONDS if self.running else ELSEWHERE_SECONDS / 2)
 
@@ -102,13 +106,29 @@ class _Pool:
         for job in self._ready():
             if (log := claim(_log(self.book, job))) is None:
                 self.looked[job.key] = time.monotonic()
-            elif job.result() is None:
+            elif not self._ended_elsewhere(job):
                 return job, log
-            else:  # another sweep has made it since
+            else:
                 log.close()
-                self.book.set(job, DONE)
-                self.board.say(f"{self.number[job.key]} {job.label}: done elsewhere")
         return None
+
+    def _ended_elsewhere(self, job: Job) -> bool:
+        """Whether another sweep has made a job since, or it has failed as often as told; the book knows it then."""
+        failures, reason = self.book.failures(job)
+        if job.result() is not None:
+            self.book.set(job, DONE)
+            self.board.say(f"{self.number[job.key]} {job.label}: done elsewhere")
+        elif failures > self.retries:
+            reason = reason or "another sweep noted no reason"
+            self.book.set(job, FAILED, reason=reason)
+            self.board.say(f"{self.number[job.key]} {job.label}: failed elsewhere: {reason}")
+        return self.book.state(job.key) != WAITING
+
+    def _take_over(self) -> None:
+        """Note as done what failed here, or was left out for that, and another sweep has made since."""
+        for job in self.plan:
+            if self.book.state(job.key) in (FAILED, SKIPPED) and job.result() is not None:
+                self.book.set(job, DONE)
 
     def _ready(self) -> list[Job]:
         """Jobs whose training is done, in the order in which they should start."""
@@ -128,7 +148,6 @@ class _Pool:
         """Start a child."""
         child = self.workers.start(job.start_words(), log)
         self.running.append(Running(job, child, time.monotonic()))
-        self.tries[job.key] -= 1
         self.book.set(job, RUNNING, pid=child.pid)
 
     def _end(self, one: Running, how: Ended) -> None:
@@ -136,7 +155,6 @@ class _Pool:
         self.running.remove(one)
         job = one.job
         if how.taken:  # by another sweep, between the look at it and its start
-            self.tries[job.key] += 1
             self.looked[job.key] = time.monotonic()
             self.book.set(job, WAITING)
             return
@@ -145,8 +163,8 @@ class _Pool:
             self.board.say(f"{self.number[job.key]} {job.label}: done in {duration(how.seconds)}")
             return
         reason = "it ended well but its result file is missing" if how.reason is None else how.reason
-        again = self.tries[job.key]
-        self.book.set(job, WAITING if again else FAILED, reason=reason, seconds=None if again else how.seconds)
+        again = self.book.failures(job)[0] < self.retries
+        self.book.fail(job, WAITING if again else FAILED, reason=reason, seconds=None if again else how.seconds)
         more = ", and is tried again" if again else ""
         self.board.say(f"{self.number[job.key]} {job.label}: failed: {reason}{more}")
 
@@ -162,9 +180,12 @@ class _Pool:
         for one in self.running:
             one.child.wait(max(0.0, deadline - time.monotonic()))
             self.book.note(one.job, WAITING, reason="stopped")
-        stopped = [one.job.key for one in self.running]
-        self.running.clear()
-        self.book.write(stopped)
+        try:
+            self.book.write([one.job.key for one in self.running])
+        finally:
+            for one in self.running:
+                one.child.release()
+            self.running.clear()
 
 
 def _log(book: Book, job: Job) -> Path:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ssl_split.config import Config
+from ssl_split.fields import flatten
 from ssl_split.files import read_json
-from ssl_split.sweep.plan import SECTIONS, Stage, Sweep, flag_words, flatten
+from ssl_split.sweep.plan import SECTIONS, Stage, Sweep, flag_words
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,8 @@ from typing import Any
 from ssl_split import config as configuration
 from ssl_split import fields
 from ssl_split.config import Config
+from ssl_split.fields import flatten
 from ssl_split.sweep import conditions
-
-_DEFAULTS = fields.to_dict(Config())
 
 KEYS = ("question", "config", "fixed", "axes", "arms", "conditions", "stages")
 ARM = "arm"
@@ -138,14 +137,6 @@ def paths(cls: type, prefix: str = "") -> list[str]:
     return names
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
-    return flat
-
-
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted names as nested sections."""
     made: dict[str, Any] = {}
@@ -193,7 +184,7 @@ def read(path: str | Path, *, overrides: Mapping[str, Any] | None = None) -> Swe
     if both:
         raise ValueError(f"{both[0]} is both fixed and an axis: keep one of the two")
     arms = _arms(values.get("arms") or {}, axes)
-    rules = conditions.read(values.get("conditions") or [], check=lambda test, what: _known(test, [*paths(Config), ARM], what))
+    rules = conditions.read(values.get("conditions") or [], convert=functools.partial(_converted, list(arms)))
     cells = tuple(_cells(str(base), fixed, axes, arms, over, rules))
     if not cells:
         raise ValueError(f"the conditions of {file.name} leave no run")
@@ -263,26 +254,44 @@ def _arms(values: Any, axes: Mapping[str, tuple[Any, ...]]) -> dict[str, dict[st
     return arms or {"": {}}
 
 
+def _converted(arms: Sequence[str], name: str, value: Any, where: str) -> Any:
+    """A field's value, or an arm's name, as the configuration of a run has it."""
+    _known({name: value}, [*paths(Config), ARM], f"field {where}")
+    if name == ARM:
+        _known({str(value): None}, arms, f"arm {where}")
+        return str(value)
+    return _values(nest({name: value}))[name]
+
+
+def _values(given: Mapping[str, Any]) -> dict[str, Any]:
+    """All fields by dotted names, of their types; that they go together is not checked."""
+    return flatten(fields.to_dict(fields.build(Config, given)))
+
+
 def _cells(base: str, fixed: Mapping[str, Any], axes: Mapping[str, tuple[Any, ...]], arms: Mapping[str, Mapping[str, Any]],
            over: Mapping[str, Any], rules: Sequence[conditions.Condition]) -> list[Cell]:
     """The first axis turns slowest, arms fastest; a field given as a flag replaces that of an arm too; `rules` leave places out."""
     start = fields.read_yaml(configuration.find(base))
     cells: list[Cell] = []
+    tested: list[Mapping[str, Any]] = []
     seen: dict[str, Mapping[str, Any]] = {}
     for *values, arm in itertools.product(*axes.values(), arms):
-        place = dict(zip(axes, values, strict=True))
-        flags = {**fixed, **place, **{k: v for k, v in arms[arm].items() if k not in over}}
-        place |= {ARM: arm} if arm else {}
+        flags = {**fixed, **dict(zip(axes, values, strict=True)), **{k: v for k, v in arms[arm].items() if k not in over}}
         merged = fields.merge(start, nest(flags))
-        if not all(rule.keeps({**flatten(fields.merge(_DEFAULTS, merged)), ARM: arm}) for rule in rules):
+        if rules:
+            tested.append({**_values(merged), ARM: arm})
+        if not all(rule.keeps(tested[-1]) for rule in rules):
             continue
         made = configuration.from_dict(merged)
         check_network(made)
+        held = flatten(made.to_dict())
+        place = {name: held[name] for name in axes} | ({ARM: arm} if arm else {})  # as config.yaml has them: YAML's 10 may be 10.0
         if made.fingerprint in seen:
             raise ValueError(f"{place} and {dict(seen[made.fingerprint])} are one and the same run: an axis or arm holds a field that "
                              "changes no number")
         seen[made.fingerprint] = place
         cells.append(Cell(place, made, flags))
+    conditions.refuse_idle(rules, tested, fixed=over)
     return cells
 
 

@@ -6,6 +6,7 @@ that knows `flock`: each takes the jobs that no other has taken, and a child tha
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from typing import IO, Protocol
 from ssl_split import locks
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,9 @@ class Child(Protocol):
     def wait(self, seconds: float) -> None:
         """Until it has ended; after so many seconds, or at a second Ctrl-C, it is killed."""
 
+    def release(self) -> None:
+        """Give its log back, so that another sweep may take the job."""
+
 
 class Workers(Protocol):
     """Where jobs run."""
@@ -80,26 +85,54 @@ class Slot:
     environment: Mapping[str, str]
 
 
-def slots(*, jobs: int | None = None, gpus: Sequence[str] = (), per_gpu: int = 1) -> list[Slot]:
+def slots(*, jobs: int | None = None, gpus: Sequence[str] | None = None, per_gpu: int | None = None, visible: str | None = None
+          ) -> list[Slot]:
     """Places for jobs: `per_gpu` on each GPU, or `jobs` on the processor, which share its cores evenly.
 
     A single place on the processor leaves a job all cores and the caller's settings.
 
+    Args:
+        jobs: Places on the processor; one if None.
+        gpus: Numbers of GPUs; None for the processor.
+        per_gpu: Places on each GPU; one if None.
+        visible: GPUs that this process was given, as CUDA_VISIBLE_DEVICES names them: numbers count in that list. None for all.
+
     Raises:
-        ValueError: both are given, or a number below 1.
+        ValueError: both are given, a number below 1, or a GPU that is none, is named twice or was not given to this process.
     """
-    if gpus and jobs is not None:
+    if gpus is not None and jobs is not None:
         raise ValueError("--jobs counts jobs on the processor and --gpus names GPUs: give one of them")
-    count = len(gpus) * per_gpu if gpus else 1 if jobs is None else jobs
-    if count < 1 or per_gpu < 1:
+    if gpus is None and per_gpu is not None:
+        raise ValueError("--runs-per-gpu goes with --gpus or --ray: without them jobs run on the processor")
+    each = 1 if per_gpu is None else per_gpu
+    named = {} if gpus is None else _named(gpus, visible)
+    count = len(named) * each if named else 1 if jobs is None else jobs
+    if count < 1:
         raise ValueError("a sweep needs room for at least one job at a time")
-    if not gpus and count == 1:
+    if not named and count == 1:
         return [Slot("processor", {})]
     shared = threads(max(1, cores() // count))
-    if not gpus:
+    if not named:
         return [Slot(f"processor {i}", shared) for i in range(count)]
-    return [Slot(f"GPU {gpu}" + (f" ({i + 1})" if per_gpu > 1 else ""), {**shared, "CUDA_VISIBLE_DEVICES": gpu})
-            for i in range(per_gpu) for gpu in gpus]
+    return [Slot(f"GPU {number}" + (f" ({i + 1})" if each > 1 else ""), {**shared, VISIBLE: name})
+            for i in range(each) for number, name in named.items()]
+
+
+def _named(gpus: Sequence[str], visible: str | None) -> dict[int, str]:
+    """Names of GPUs for CUDA, by the numbers that were asked for."""
+    if not gpus or not all(gpu.isdecimal() for gpu in gpus):
+        raise ValueError(f"--gpus {','.join(gpus) or 'names no GPU'}: give numbers, such as 0 or 0,1")
+    numbers = [int(gpu) for gpu in gpus]
+    if twice := [n for i, n in enumerate(numbers) if n in numbers[:i]]:
+        raise ValueError(f"--gpus names GPU {twice[0]} twice: --runs-per-gpu 2 has two jobs at a time on each")
+    if visible is None:
+        return {n: str(n) for n in numbers}
+    names = (name.strip() for name in visible.split(","))
+    given = list(itertools.takewhile(lambda name: name.isdecimal() or name.startswith(("GPU-", "MIG-")), names))  # as CUDA reads it
+    if beyond := [n for n in numbers if n >= len(given)]:
+        held = f"only {len(given)} GPU{'' if len(given) == 1 else 's'}" if given else "no GPU"
+        raise ValueError(f"--gpus {beyond[0]}: {VISIBLE}={visible} gives this process {held}, counted from 0")
+    return {n: given[n] for n in numbers}
 
 
 def threads(count: int) -> dict[str, str]:
@@ -133,11 +166,10 @@ class Process:
         return self.popen.pid
 
     def ended(self) -> Ended | None:
-        """How it ended; the log is free then."""
+        """How it ended."""
         code = self.popen.poll()
         if code is None:
             return None
-        self.log.close()
         return Ended(time.monotonic() - self.start, reason(Path(self.log.name), self.begin, code))
 
     def stop(self) -> None:
@@ -151,6 +183,9 @@ class Process:
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             self.popen.kill()
             self.popen.wait()
+
+    def release(self) -> None:
+        """Close the log, and with it its lock."""
         self.log.close()
 
 

@@ -83,6 +83,67 @@ def test_what_no_run_writes_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (folder / "config.yaml").is_file()
 
 
+@pytest.mark.parametrize("file", ["report-draft.docx", "results.xlsx", "attacks/notes.txt", "attacks/ridge-1/notes.txt",
+                                  "probes/mine/table.csv", "checkpoints/mine.safetensors", "paper/thesis.tex", "figures/mine.pdf",
+                                  "rows/a/b.rows"])
+def test_a_file_that_no_run_writes_stays_at_any_depth(tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch,
+                                                      capsys: pytest.CaptureFixture) -> None:
+    run = made.make_run(tmp_path)
+    made.add_attack(run, 0.02)
+    (run / file).parent.mkdir(parents=True, exist_ok=True)
+    (run / file).write_text("years of work")
+    assert f"holds {file}, which no run writes" in refused([tmp_path, "--remove", run.name, "--yes"], monkeypatch, capsys)
+    assert (run / "config.yaml").is_file()
+
+
+def test_what_interrupted_attacks_and_writes_leave_goes(tmp_path: Path) -> None:
+    """A picture without a result, a half-written file, an empty folder."""
+    run = made.make_run(tmp_path)
+    for file in ("attacks/ridge-1/images.png", "attacks/ridge-1/.result.json.0a1b.tmp", "checkpoints/.step-00000003.safetensors.0a1b.tmp"):
+        (run / file).parent.mkdir(parents=True, exist_ok=True)
+        (run / file).write_text("half")
+    (run / "attacks" / "decoder-2").mkdir()
+    assert main([str(tmp_path), "--remove", run.name, "--yes"]) == 0
+    assert not run.exists()
+
+
+@pytest.mark.slow
+def test_everything_that_the_commands_write_goes(tmp_path: Path) -> None:
+    """A real run that was probed, attacked and reported on in place."""
+    from attacks import invert, membership
+    from probes import knn
+    from ssl_split import train
+    from ssl_split.report import build
+    from tests.train.tiny import tiny
+
+    run = train.run(tiny(tmp_path, max_steps=3, record_wire=2)).path
+    knn.main(["--checkpoint", str(run)])
+    invert.main(["--checkpoint", str(run), "--method", "ridge", "--aux", "40", "--targets", "8"])
+    membership.main(["--checkpoint", str(run), "--method", "norm", "--members", "20"])
+    build.write(run)
+    assert {p.name for p in run.iterdir()} > {"wire.safetensors", "attacks", "probes", "paper", "figures", "report.html"}
+    assert remove.foreign(run) is None
+    assert main([str(tmp_path), "--remove", run.name, "--yes"]) == 0
+    assert not run.exists()
+
+
+def test_a_training_that_never_made_its_directory_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Two failed; only one of them has something to remove. Then nothing is left to remove, which is no mistake."""
+    failed, good = made.make_run(tmp_path / "runs", cut=1, finished=False), made.make_run(tmp_path / "runs", cut=3)
+    (failed / ".lock").touch()
+    jobs = [{"label": "train", "state": "failed", "reason": "no such images", "run": f"runs/{name}", "stage": None, "setting": {"cut": 9}}
+            for name in (failed.name, "gone")]
+    made.write_json(tmp_path / "jobs.json", {"jobs": jobs})
+    command = [str(tmp_path), "--remove", "--where", "state=failed", "--yes"]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert f"{tmp_path / 'runs' / 'gone'} does not exist, only the job list of its sweep names it: it is left out" in said.err
+    assert "removed 1 run (" in said.out
+    assert list((tmp_path / "runs").iterdir()) == [good]
+    assert main(command) == 0
+    assert "no run: nothing was removed" in capsys.readouterr().out
+
+
 def test_links_are_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     """Neither a link to a run, nor one inside a run to a folder elsewhere."""
     elsewhere = made.make_run(tmp_path / "elsewhere", cut=1)

@@ -10,10 +10,11 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ssl_split.sweep.__main__ import shard
+from ssl_split.sweep.__main__ import parser, shard, workers
 from ssl_split.sweep.book import DONE, FAILED, SKIPPED, WAITING, Book
 from ssl_split.sweep.execute import execute
 from ssl_split.sweep.jobs import Job
@@ -203,9 +204,47 @@ def test_places() -> None:
     found = slots(gpus=["0", "1"], per_gpu=2)
     assert [(s.name, s.environment["CUDA_VISIBLE_DEVICES"]) for s in found] == [
         ("GPU 0 (1)", "0"), ("GPU 1 (1)", "1"), ("GPU 0 (2)", "0"), ("GPU 1 (2)", "1")]
-    for wrong in ({"jobs": 0}, {"gpus": ["0"], "per_gpu": 0}, {"jobs": 2, "gpus": ["0"]}):
-        with pytest.raises(ValueError, match="at least one job|give one of them"):
-            slots(**wrong)  # type: ignore[arg-type]
+    assert [s.environment["CUDA_VISIBLE_DEVICES"] for s in slots(gpus=["1", "0"], visible="5, GPU-8ab")] == ["GPU-8ab", "5"]
+
+
+@pytest.mark.parametrize(("wrong", "said"), [
+    ({"jobs": 0}, "at least one job"),
+    ({"gpus": ["0"], "per_gpu": 0}, "at least one job"),
+    ({"jobs": 2, "gpus": ["0"]}, "give one of them"),
+    ({"per_gpu": 3}, "--runs-per-gpu goes with --gpus or --ray"),
+    ({"gpus": []}, "--gpus names no GPU: give numbers"),
+    ({"gpus": ["0", "cuda:1"]}, "--gpus 0,cuda:1: give numbers"),
+    ({"gpus": ["0", "0"]}, "names GPU 0 twice: --runs-per-gpu 2"),
+    ({"gpus": ["0", "1"], "visible": "3"}, "--gpus 1: CUDA_VISIBLE_DEVICES=3 gives this process only 1 GPU, counted from 0"),
+    ({"gpus": ["0"], "visible": ""}, "gives this process no GPU"),
+    ({"gpus": ["0"], "visible": "-1"}, "gives this process no GPU"),
+])
+def test_impossible_places_are_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        slots(**wrong)
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--gpus", ""], "--gpus names no GPU"),
+    (["--runs-per-gpu", "3"], "--runs-per-gpu goes with"),
+    (["--gpus", "2"], "CUDA_VISIBLE_DEVICES=6,7 gives this process only 2 GPUs"),
+])
+def test_flags_of_gpus_are_refused_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+                                                          ) -> None:
+    """Tasks of a batch system are given GPUs by CUDA_VISIBLE_DEVICES."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
+    with pytest.raises(ValueError, match=said):
+        workers(parser().parse_args(["quick.yaml", *words]), tmp_path)
+
+
+def test_a_task_uses_the_gpu_that_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--gpus 0` in a task that was given GPU 6 of its machine."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
+    job = training(tmp_path, "a", COUNT + "import os; (p / 'gpu').write_text(os.environ['CUDA_VISIBLE_DEVICES']);"
+                   + FINISH.removeprefix(COUNT))
+    with workers(parser().parse_args(["quick.yaml", "--gpus", "0"]), tmp_path) as entered:
+        execute([job], Book(tmp_path, [job], {}), workers=entered)
+    assert (job.run / "gpu").read_text() == "6"
 
 
 def test_longest_jobs_go_first(tmp_path: Path) -> None:

@@ -78,6 +78,36 @@ def test_conditions_leave_places_out(tmp_path: Path) -> None:
         plan.read(write(tmp_path, axes=axes, conditions=none))
 
 
+def test_places_are_what_the_run_directory_says(tmp_path: Path) -> None:
+    """YAML reads 10 as a whole number and 5e-4 as a text; config.yaml has 10.0 and 0.0005, and so have all seeds of a setting."""
+    axes = {"seed": [0, 1], "partition.beta": [0.1, 10], "client_lr": ["5e-4", 0.1], "clients_per_round": [None, 2], "cut": [1]}
+    work = [j for j in jobs(plan.read(write(tmp_path, axes=axes)), tmp_path / "out") if j.stage is None]
+    cells = plan.read(write(tmp_path, axes=axes)).cells
+    for job, cell in zip(work, cells, strict=True):
+        held = fields.flatten(cell.config.to_dict())
+        assert {k: repr(v) for k, v in job.setting.items()} == {k: repr(held[k]) for k in job.setting}
+    assert [j.label for j in work][4] == "train seed=0 partition.beta=10.0 client_lr=0.0005 clients_per_round=None cut=1"
+    assert len({j.label for j in work}) == 16
+
+
+def test_conditions_compare_what_values_mean(tmp_path: Path) -> None:
+    """1e-3 is a text in YAML and a number in a configuration, under an axis and in a condition."""
+    axes = {"seed": [0, 1], "client_lr": ["1e-3", 0.1], "partition.beta": [1, 0.5], "cut": [1]}
+    for small, one in ((0.001, 1.0), ("1e-3", 1)):
+        rules = [{"if": {"client_lr": small}, "then": {"seed": 0}}, {"if": {"seed": 0}, "then": {"partition.beta": one}}]
+        found = [(c.config.seed, c.config.client_lr, c.config.partition.beta)
+                 for c in plan.read(write(tmp_path, axes=axes, conditions=rules)).cells]
+        assert found == [(0, 0.001, 1.0), (0, 0.1, 1.0), (1, 0.1, 1.0), (1, 0.1, 0.5)]
+
+
+def test_a_flag_may_leave_a_condition_without_runs(tmp_path: Path) -> None:
+    """With --seed 0 no run has seed 1, as the person wanted; a value that the file itself cannot reach is a mistake."""
+    file = write(tmp_path, conditions=[{"if": {"seed": 1}, "then": {"cut": 13}}])
+    assert len(plan.read(file, overrides={"seed": 0}).cells) == 12
+    with pytest.raises(ValueError, match=r"no run of the sweep has seed = 1 \(there are: 0\)"):
+        plan.read(write(tmp_path, axes={"seed": [0], "cut": [1]}, conditions=[{"if": {"seed": 1}, "then": {"cut": 13}}]))
+
+
 def test_what_a_condition_leaves_out_may_be_impossible(tmp_path: Path) -> None:
     """A cut that one network has and another has not."""
     file = write(tmp_path, axes={"arch": ["resnet18", "mlp"], "cut": [2, 13]}, fixed={"rounds": 2}, stages=None,
@@ -124,6 +154,11 @@ def test_values_as_flags(value: Any, words: list[str]) -> None:
     ({"conditions": "cut"}, "conditions must be a list"),
     ({"conditions": [{"if": {"cut": 1}}]}, "a condition is {if:"),
     ({"conditions": [{"if": {"cutt": 1}, "then": {"seed": 0}}]}, "under if of a condition: 'cutt', did you mean cut"),
+    ({"conditions": [{"if": {"algorithm": "mocosf"}, "then": {"cut": 1}}]}, "algorithm = 'mocosf' does not exist: did you mean mocosfl"),
+    ({"conditions": [{"if": {"cut": 1}, "then": {"algorithm": ["mocosfl", "mocosf"]}}]}, "algorithm = 'mocosf' does not exist"),
+    ({"conditions": [{"if": {"cut": 1}, "then": {"client_lr": "fast"}}]}, "client_lr must be float, not 'fast'"),
+    ({"conditions": [{"if": {"cut": [1, 7]}, "then": {"seed": 0}}]}, "no run of the sweep has cut = 7 (there are: 1, 13, full)"),
+    ({"conditions": [{"if": {"cut": 1}, "then": {"arm": "fast"}}], "arms": {"fats": {}}}, "of a condition: 'fast', did you mean"),
     ({"stages": [{"probe": "linaer"}]}, "did you mean linear"),
     ({"stages": [{"prob": "linear"}]}, "a stage is"),
     ({"stages": [{"probe": "linear", "epoch": 3}]}, "did you mean epochs"),
