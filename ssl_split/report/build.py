@@ -41,7 +41,7 @@ def write_study(made: Study, out: Path, *, comparison: Comparison | None = None,
         drawings = figures.draw(made, out / FIGURES) + curves.draw(made, out / FIGURES)
     rows.write(made, out / CSV)
     parquet.write(made, out / PARQUET)
-    for_paper, shown = paper.texts(made), page.context(made, drawings, out, comparison)
+    for_paper, shown = paper.texts(made, comparison), page.context(made, drawings, out, comparison)
     texts = {HTML: page.html(shown, made, out, images=images, texts=for_paper), MARKDOWN: page.as_markdown(shown)}
     texts |= {f"{paper.FOLDER}/{one.file}": one.text + "\n" for one in for_paper}
     for name, text in texts.items():

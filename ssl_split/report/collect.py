@@ -24,6 +24,9 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast whe
 REACHED = ("rounds", "mib", "virtual_seconds")
 """What it can take to reach a target accuracy; MiB are those of all clients."""
 
+BEST = "best"
+"""Weights that validation chose."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -38,6 +41,29 @@ class Outcome:
     def number(self, *keys: str) -> float | None:
         """A number of the result, or None where it is absent: `number("raw_pixels", "accuracy")`."""
         return number(self.values, *keys)
+
+    @property
+    def weights(self) -> str:
+        """Which weights it looked at where those are not the end of a finished run: `best`, or `step 500`; empty for the end."""
+        known = self.values.get("checkpoint")
+        if not isinstance(known, Mapping):
+            return ""
+        if str(known.get("file", "")).startswith(BEST):
+            return BEST
+        return "" if known.get("finished", True) else f"step {known.get('step', '?')}"
+
+    @property
+    def environment(self) -> Mapping[str, Any]:
+        """Versions and machine that computed it, empty where nothing is known."""
+        known = self.values.get("environment")
+        return known if isinstance(known, Mapping) else {}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What changes its numbers, flat, beside its name and the weights; features and preset lead."""
+        known = self.values.get("options")
+        lead = {k: self.values[k] for k in ("features", "preset") if self.values.get(k) is not None}
+        return {**lead, **flatten(known if isinstance(known, Mapping) else {})}
 
 
 @dataclass(frozen=True)
@@ -92,6 +118,13 @@ class Run:
     def seed(self) -> Any:
         """Seed of the training."""
         return self.config.get("seed")
+
+    @property
+    def results_version(self) -> int | None:
+        """Version of the numbers: of the result, or while there is none of the program that began it."""
+        found = self.number("results_version")
+        found = number(self.environment, "results_version") if found is None else found
+        return None if found is None else int(found)
 
     @property
     def command(self) -> str | None:
@@ -275,31 +308,33 @@ def _anchor(runs: list[Run]) -> list[Run]:
 
 
 def _label(runs: list[Run]) -> list[Run]:
-    """Name variants of a probe or attack by the options in which they differ anywhere in the collection."""
+    """Name variants of a probe or attack by the options in which they differ anywhere in the collection, and by weights that are not the
+    end of the run; of one that was made again by another version of the program, the newest keeps the name."""
     seen: dict[tuple[str, str], dict[str, set[str]]] = {}
     for outcome in (o for run in runs for o in run.outcomes):
         options = seen.setdefault((outcome.kind, outcome.name), {})
-        for key, text in _options(outcome).items():
+        for key, text in option_texts(outcome).items():
             options.setdefault(key, set()).add(text)
     differing = {name: [k for k, texts in options.items() if len(texts) > 1] for name, options in seen.items()}
     made = []
     for run in runs:
         outcomes, used = [], set[str]()
-        for o in run.outcomes:
-            own = _options(o)
-            extra = ", ".join(f"{k} {own[k].strip(chr(34))}" for k in differing[o.kind, o.name] if k in own)
-            label, copy = f"{o.name} ({extra})" if extra else o.name, 2
+        for o in sorted(run.outcomes, key=_newest):
+            own = option_texts(o)
+            parts = [f"{k} {own[k].strip(chr(34))}" for k in differing[o.kind, o.name] if k in own] + ([o.weights] if o.weights else [])
+            label, copy = f"{o.name} ({', '.join(parts)})" if parts else o.name, 2
             while label in used:
                 label, copy = f"{label} [{copy}]", copy + 1
             used.add(label)
-            outcomes.append(Outcome(o.kind, o.name, label, o.directory, o.values))
+            outcomes.append(replace(o, label=label))
         made.append(replace(run, outcomes=tuple(outcomes)))
     return made
 
 
-def _options(outcome: Outcome) -> dict[str, str]:
-    """Options as comparable texts; features, preset and target lead."""
-    plain = outcome.values.get("options")
-    options = flatten(plain if isinstance(plain, Mapping) else {})
-    lead = {k: outcome.values[k] for k in ("features", "preset") if outcome.values.get(k) is not None}
-    return {k: json.dumps(v, sort_keys=True, default=str) for k, v in {**lead, **options}.items()}
+def _newest(outcome: Outcome) -> float:
+    return -(number(outcome.environment, "results_version") or 0.0)
+
+
+def option_texts(outcome: Outcome) -> dict[str, str]:
+    """Options of a probe or attack as comparable texts."""
+    return {k: json.dumps(v, sort_keys=True, default=str) for k, v in outcome.options.items()}

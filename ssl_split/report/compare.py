@@ -15,9 +15,10 @@ from typing import Any
 from probes.statistics import summarise
 from ssl_split.defence_sections import DEFENCES
 from ssl_split.report import verdicts
-from ssl_split.report.collect import FINISHED, Run
+from ssl_split.report.collect import FINISHED, Outcome, Run, option_texts
 from ssl_split.report.paragraph import listed, plainly, values
-from ssl_split.report.table import APART, Group, Study, Value, interval
+from ssl_split.report.summaries import Value, by_seed, ends, interval
+from ssl_split.report.table import APART, Group, Study
 
 HIGHER, LOWER, UNCLEAR_HIGHER, UNCLEAR_LOWER, EQUAL = ("clearly higher", "clearly lower", "not clearly higher", "not clearly lower",
                                                         "equal")
@@ -208,22 +209,22 @@ def _difference(measure: Measure, ours: Group, other: Group) -> Difference | Non
     mine, theirs = ours.values.get(measure.key), other.values.get(measure.key)
     if mine is None or theirs is None:
         return None
-    by_seed = _by_seed(ours, mine), _by_seed(other, theirs)
-    seeds = [s for s in by_seed[0] if s in by_seed[1]]
+    numbers = _by_seed(ours, mine), _by_seed(other, theirs)
+    seeds = [s for s in numbers[0] if s in numbers[1]]
     if not seeds:
         return _unpaired(measure, mine, theirs)
-    gains = [by_seed[0][s] - by_seed[1][s] for s in seeds]
+    gains = [numbers[0][s] - numbers[1][s] for s in seeds]
     made = summarise(gains)
-    ends = _ends(measure.key, ours, mine), _ends(measure.key, other, theirs)
-    apart = [measure.exact or _apart(ends[0].get(s), ends[1].get(s), up=made.mean > 0) for s in seeds]
-    return Difference(measure, fmean(by_seed[0][s] for s in seeds), fmean(by_seed[1][s] for s in seeds), made.mean, made.low, made.high,
+    images = _ends(measure.key, ours, mine), _ends(measure.key, other, theirs)
+    apart = [measure.exact or _apart(images[0].get(s), images[1].get(s), up=made.mean > 0) for s in seeds]
+    return Difference(measure, fmean(numbers[0][s] for s in seeds), fmean(numbers[1][s] for s in seeds), made.mean, made.low, made.high,
                       len(seeds), True, _relation(gains, apart))
 
 
 def _unpaired(measure: Measure, mine: Value, theirs: Value) -> Difference:
     gain = mine.mean - theirs.mean
-    ends = [(v.low, v.high) if v.low is not None and v.high is not None else None for v in (mine, theirs)]
-    clear = measure.exact or _apart(ends[0], ends[1], up=gain > 0)
+    images = [(v.low, v.high) if v.low is not None and v.high is not None else None for v in (mine, theirs)]
+    clear = measure.exact or _apart(images[0], images[1], up=gain > 0)
     return Difference(measure, mine.mean, theirs.mean, gain, None, None, 0, False, _relation([gain], [clear]))
 
 
@@ -237,31 +238,20 @@ def _relation(gains: Sequence[float], apart: Sequence[bool]) -> str:
 
 
 def _by_seed(group: Group, value: Value) -> dict[Any, float]:
-    """A value's parts by seed; of two runs with one seed the mean."""
-    seeds = {run.anchor: run.seed for run in group.runs}
-    found: dict[Any, list[float]] = {}
-    for anchor, number in value.parts:
-        found.setdefault(seeds[anchor], []).append(number)
-    return {seed: fmean(numbers) for seed, numbers in found.items()}
+    """A value's parts by seed."""
+    runs = {run.anchor: run for run in group.runs}
+    return by_seed((runs[anchor], number) for anchor, number in value.parts)
 
 
 def _ends(key: str, group: Group, value: Value) -> Mapping[Any, Ends]:
     """Each seed's own interval over images, where it has one."""
-    found: dict[Any, Ends] = {}
     if value.n == 1 and value.low is not None and value.high is not None:
         return {seed: (value.low, value.high) for seed in _by_seed(group, value)}
     if key == "accuracy":
-        for run in group.runs:
-            for outcome in (o for o in run.of("probe") if o in group.probed):
-                low, high = outcome.number("low"), outcome.number("high")
-                if low is not None and high is not None:
-                    found[run.seed] = low, high
-    if key in ("r2", "mse"):
-        for run, outcome in group.strongest:
-            ends = interval(outcome.values, key)
-            if ends is not None:
-                found[run.seed] = ends
-    return found
+        known = [(run.seed, ends(outcome.values)) for run, outcome in group.probed]
+    else:
+        known = [(run.seed, interval(outcome.values, key)) for run, outcome in group.strongest if key in ("r2", "mse")]
+    return {seed: found for seed, found in known if found is not None}
 
 
 def _apart(ours: Ends | None, other: Ends | None, *, up: bool) -> bool:
@@ -277,6 +267,8 @@ def _cautions(ours: Group, other: Group, found: Sequence[Difference]) -> list[st
     attacks = [{o.label for _, o in g.strongest} for g in (ours, other)]
     if all(attacks) and attacks[0] != attacks[1]:
         said.append(f"the strongest attack is {listed(sorted(attacks[0]), 'or')} here and {listed(sorted(attacks[1]), 'or')} there")
+    said += _otherwise("probe", [[o for _, o in g.probed] for g in (ours, other)])
+    said += _otherwise("strongest attack", [[o for _, o in g.strongest] for g in (ours, other)])
     seeds = [sorted(str(r.seed) for r in g.runs if r.state == FINISHED) for g in (ours, other)]
     if seeds[0] != seeds[1] and any(d.paired for d in found):
         said.append(f"the seeds are {listed(seeds[0])} here and {listed(seeds[1])} there; those that both have are compared")
@@ -292,18 +284,39 @@ def _cautions(ours: Group, other: Group, found: Sequence[Difference]) -> list[st
     return said
 
 
-_VERSIONS: Mapping[str, Callable[[Run], Any]] = {
-    "results_version": lambda run: run.result.get("results_version"),
-    "commit": lambda run: run.environment.get("commit"),
-    "ssl_split": lambda run: run.environment.get("ssl_split"),
-    "processor": lambda run: run.environment.get("cuda") or run.environment.get("processor"),
+def _otherwise(what: str, found: Sequence[Sequence[Outcome]]) -> list[str]:
+    """How the probes or attacks that are compared were told to work, where that differs; of another name it is said elsewhere."""
+    mine, theirs = ([option_texts(o) for o in side] for side in found)
+    if not mine or not theirs or {o.name for o in found[0]} != {o.name for o in found[1]}:
+        return []
+    said = []
+    for key in dict.fromkeys(k for texts in (*mine, *theirs) for k in texts):
+        known = [sorted({texts.get(key, "not recorded").strip('"') for texts in side}) for side in (mine, theirs)]
+        if known[0] != known[1]:
+            said.append(f"{key} {listed(known[0], 'or')} here and {listed(known[1], 'or')} there")
+    return [f"the {what} was not made with the same options: {'; '.join(said)}"] if said else []
+
+
+_VERSIONS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
+    "results_version": lambda known: known.get("results_version"),
+    "commit": lambda known: known.get("commit"),
+    "ssl_split": lambda known: known.get("ssl_split"),
+    "processor": lambda known: known.get("cuda") or known.get("processor"),
 }
+
+
+def _versions(study: Study, name: str) -> set[str]:
+    """What computed the finished runs, their probes and their attacks."""
+    runs = [run for run in study.runs if run.state == FINISHED]
+    known: list[Mapping[str, Any]] = [{**run.environment, "results_version": run.results_version} for run in runs]
+    known += [o.environment for run in runs for o in run.outcomes if name != "processor"]  # seconds are compared of trainings alone
+    return {str(v) for environment in known if (v := _VERSIONS[name](environment)) is not None}
 
 
 def _flags(ours: Study, other: Study) -> list[str]:
     said = []
-    for name, get in _VERSIONS.items():
-        mine, theirs = ({str(v) for run in s.runs if run.state == FINISHED and (v := get(run)) is not None} for s in (ours, other))
+    for name in _VERSIONS:
+        mine, theirs = _versions(ours, name), _versions(other, name)
         if mine and theirs and len(mine | theirs) > 1:
             why = {"results_version": "numbers of different versions do not compare", "processor": "seconds do not compare"}.get(
                 name, "numbers of different versions may not compare")

@@ -11,8 +11,8 @@ from typing import Any
 
 from matplotlib.ticker import LogLocator
 
-from ssl_split.report.collect import Run, number
-from ssl_split.report.draw import DASHES, MARKERS, Drawing, Look, canvas, finish, heading, legend, looks, shades
+from ssl_split.report.collect import FINISHED, Run, number
+from ssl_split.report.draw import DASHES, MARKERS, Drawing, Look, canvas, finish, heading, legend, logarithmic, looks, shades
 from ssl_split.report.table import Study, depth
 from ssl_split.traffic import MIB
 
@@ -143,9 +143,12 @@ def _line(run: Run, name: str, axis: Axis) -> list[tuple[float, float]]:
 
 
 def _length(run: Run) -> tuple[float, float]:
-    """Last step, and rounds."""
-    total = max((number(m, "step") or 0.0 for m in run.metrics), default=0.0)
-    return total, run.number("rounds") or max((number(m, "round") or 0.0 for m in run.metrics), default=0.0) or 1.0
+    """Last step, and rounds until then. While the result does not say how many, they follow from the steps of a round: what a line says is
+    the number of the round that it is in, from 0 on."""
+    steps = [(step, number(m, "round") or 0.0) for m in run.metrics if (step := number(m, "step"))]
+    total = max((step for step, _ in steps), default=0.0)
+    of_a_round = max((step / (inside + 1) for step, inside in steps), default=1.0)
+    return total, run.number("rounds") or total / of_a_round
 
 
 def _metric(values: Mapping[str, Any], name: str) -> float | None:
@@ -156,8 +159,10 @@ def _metric(values: Mapping[str, Any], name: str) -> float | None:
 def mean_line(runs: Sequence[Run], name: str, axis: Axis = ROUND, *,
               most: int = POINTS) -> tuple[list[float], list[float], list[float], list[float]]:
     """Place, mean, lowest and highest over seeds where all of them have a value, thinned to `most` points by averaging neighbours. The
-    n-th values of all seeds belong together; their place is the mean of theirs."""
-    lines = [found for run in runs if (found := line(run, name, axis))]
+    n-th values of all seeds belong together; their place is the mean of theirs. A training that stopped early counts only where none has
+    finished: it would cut the others short."""
+    known = [(run, found) for run in runs if (found := line(run, name, axis))]
+    lines = [found for run, found in known if run.state == FINISHED] or [found for _, found in known]
     if not lines:
         return [], [], [], []
     length = min(map(len, lines))
@@ -202,9 +207,9 @@ def _curves(study: Study, folder: Path, curve: Curve) -> Drawing:
         heading(panel, f"cut {one}" if across else one)
         panel.set_xlabel(axis.label)
         if curve.log:
-            panel.set_yscale("log")
+            logarithmic(panel, "y")
     if axis is not ROUND and max(ends) > FAR * min(ends):
-        panels[0].set_xscale("log")
+        logarithmic(panels[0], "x")
         panels[0].xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         panels[0].xaxis.set_major_formatter("{x:g}")
         panels[0].xaxis.set_minor_formatter("")
@@ -243,7 +248,7 @@ def _final(study: Study, folder: Path) -> Drawing | None:
         rows = sorted((places[g.cut], g.values["online_to_momentum"].mean) for g in study.groups
                       if g.series == series and "online_to_momentum" in g.values)
         panel.plot([x for x, _ in rows], [y for _, y in rows], color=style.color, marker=style.marker, linestyle=style.dash, label=series)
-    panel.set_yscale("log")
+    logarithmic(panel, "y")
     panel.set_xticks(range(len(study.cuts)), [str(c) for c in study.cuts])
     panel.set_xlim(-0.5, len(study.cuts) - 0.5)
     panel.set_xlabel("cut (deeper: more layers on the client)")

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ssl_split.report.table import Group, Value
+from ssl_split.report.table import Group
 
 STEP = 0.05
 """To which the first leakage budget is rounded up."""
@@ -61,15 +61,8 @@ def recommend(groups: Iterable[Group], budget: Budget, goal: str = "accurate") -
 
 def rivals(groups: Iterable[Group], budget: Budget, chosen: Group) -> list[Group]:
     """Further settings inside the budget whose accuracy is not clearly lower: intervals overlap, or there is none to tell."""
-    low = _ends(chosen.values["accuracy"])[0]
-    return [g for g in affordable(groups, budget) if g is not chosen and _ends(g.values["accuracy"])[1] >= low]
-
-
-def _ends(value: Value) -> tuple[float, float]:
-    """Interval, else one standard deviation to either side."""
-    if value.low is not None and value.high is not None:
-        return value.low, value.high
-    return value.mean - (value.sd or 0.0), value.mean + (value.sd or 0.0)
+    low = chosen.values["accuracy"].ends[0]
+    return [g for g in affordable(groups, budget) if g is not chosen and g.values["accuracy"].ends[1] >= low]
 
 
 def front(groups: Iterable[Group]) -> list[Group]:
@@ -93,8 +86,8 @@ def _objectives(group: Group) -> tuple[float | None, ...]:
 
 def first_budget(groups: Sequence[Group]) -> Budget:
     """Where the sliders stand before they are moved: leakage half-way between the least and the most leaking setting, rounded up; no limit
-    of traffic and work. It is a place to start from, not advice."""
-    leaks = [g.values["r2"].mean for g in placed(groups)]
+    of traffic and work. It is a place to start from, not advice. An R2 below 0 leaks no less than 0, where nothing is known."""
+    leaks = [max(g.values["r2"].mean, 0.0) for g in placed(groups)]
     if not leaks:
         return Budget()
     return Budget(leakage=round(math.ceil((min(leaks) + max(leaks)) / 2 / STEP - 1e-9) * STEP, 10))

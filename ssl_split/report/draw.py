@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from ssl_split.files import replace_file
 
@@ -37,6 +38,7 @@ _STYLE: Any = {
     "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "legend.frameon": False, "legend.fontsize": 8, "lines.linewidth": 1.6,
     "lines.markersize": 5.5, "figure.facecolor": PAPER, "axes.facecolor": "none", "svg.fonttype": "none", "axes.axisbelow": True,
     "xtick.labelsize": 8.5, "ytick.labelsize": 8.5,
+    "text.parse_math": False,  # names and options are text, whatever dollars they hold
 }
 
 
@@ -104,6 +106,15 @@ def legend(figure: Figure, panels: Sequence[Any], *, columns: int = 2) -> None:
     lines = sum(name.count("\n") + 1 for name in names)
     figure.set_figheight(figure.get_figheight() + _LINE * -(-lines // columns))
     figure.legend(list(entries.values()), names, loc="outside upper center", ncols=columns, handlelength=3)
+
+
+def logarithmic(panel: Any, which: str) -> None:
+    """Make one axis of a panel, `x` or `y`, logarithmic with plain numbers: those of matplotlib are formulas, which the style does not
+    set."""
+    panel.set(**{f"{which}scale": "log"})
+    axis = getattr(panel, f"{which}axis")
+    axis.set_major_formatter(LogFormatter())
+    axis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
 
 
 def heading(panel: Any, text: str) -> None:

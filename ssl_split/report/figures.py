@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from matplotlib.ticker import EngFormatter
+
 from ssl_split.report.draw import INK, MUTED, Drawing, Look, canvas, finish, heading, legend, looks
 from ssl_split.report.table import MONITORS, Group, Study, pareto, ruler
 
@@ -16,12 +18,15 @@ NONE = "none"
 FAR_LEFT = -0.3
 """R2 from which on points of the plane of defences are drawn at its edge."""
 
+LOADS = (("client_parameters", "parameters on the client"), ("client_macs_per_image", "multiply-adds per image"))
+REACHED = (("reached_virtual_seconds", "virtual seconds"), ("reached_mib", "MiB, all clients"), ("reached_rounds", "rounds"))
+
 ERROR_BARS = "Bars: 95 % interval over images for one seed, standard deviation for two, t-interval from three seeds on."
 
 
 def draw(study: Study, folder: Path) -> list[Drawing]:
     """All figures for which there are numbers."""
-    makers = (accuracy, traffic, reconstruction, plane, defences)
+    makers = (accuracy, leakage, traffic, client, reconstruction, plane, defences, reached)
     return [made for make in makers if (made := make(study, folder)) is not None]
 
 
@@ -53,8 +58,7 @@ def _line(panel: Any, study: Study, series: str, name: str, look: Look, *, scale
     x, means = [r[0] for r in rows], [scale * r[1].mean for r in rows]
     below, above = [], []
     for _, value in rows:
-        low, high = (value.low, value.high) if value.low is not None and value.high is not None else (
-            value.mean - (value.sd or 0.0), value.mean + (value.sd or 0.0))
+        low, high = value.ends
         below.append(scale * max(value.mean - low, 0.0))
         above.append(scale * max(high - value.mean, 0.0))
     bars = [below, above] if any(below) or any(above) else None
@@ -111,6 +115,66 @@ def traffic(study: Study, folder: Path) -> Drawing | None:
     return finish(figure, folder, name="traffic", title="Traffic against the cut", caption=(
         "Solid: every encoded byte that crossed the wire. Dotted: the published MocoSFL formula, which leaves out momentum activations, "
         "momentum weights and one direction of the weights. Where the two have their minimum at different cuts, trust the solid line."))
+
+
+def leakage(study: Study, folder: Path) -> Drawing | None:
+    """R2 of the strongest attack against the cut."""
+    if not has(study, "r2"):
+        return None
+    figure, (panel,) = canvas(6.2, 3.6)
+    shifts = _shifts(study)
+    for series, style in looks(study.series).items():
+        _line(panel, study, series, "r2", style, shift=shifts[series])
+    panel.axhline(0, color=MUTED, linestyle=":", linewidth=1.4, label="ruler: blind guess (R2 = 0)", zorder=1)
+    _ruler(panel, study, "untrained_r2", label="ruler: untrained client", dash="--")
+    _axis(panel, study, "R2 of the strongest attack")
+    legend(figure, [panel])
+    return finish(figure, folder, name="leakage", title="Leakage against the cut", caption=(
+        "R2 of the attack with the lowest error on the attacker's own validation images. 0: no better than the mean image; 1: perfect; "
+        "lower: less is seen. " + ERROR_BARS))
+
+
+def client(study: Study, folder: Path) -> Drawing | None:
+    """What the client holds and computes, against the cut."""
+    shown = [(key, label) for key, label in LOADS if has(study, key)]
+    if not shown:
+        return None
+    figure, panels = canvas(4.7 * len(shown), 3.4, len(shown))
+    for panel, (key, label) in zip(panels, shown, strict=True):
+        for series, style in looks(study.series).items():
+            _line(panel, study, series, key, style)
+        _axis(panel, study, label)
+        panel.set_ylim(bottom=0)
+        panel.yaxis.set_major_formatter(EngFormatter())
+    legend(figure, panels, columns=4)
+    return finish(figure, folder, name="client", title="Load of the client against the cut", caption=(
+        "Parameters of the client half, and its multiply-adds in one forward pass over one image (two FLOPs each). Algorithms whose client "
+        "halves are equal have equal lines."))
+
+
+def reached(study: Study, folder: Path) -> Drawing | None:
+    """What it took to the target accuracy: one panel a unit, one row a setting."""
+    shown = [(key, label) for key, label in REACHED if has(study, key)]
+    if not shown:
+        return None
+    groups = [g for g in study.groups if any(key in g.values for key, _ in shown)]
+    words = 0.07 * max(len(g.title) for g in groups)
+    figure, panels = canvas(1.0 + words + 2.7 * len(shown), 1.1 + 0.24 * len(groups), len(shown), share_y=True)
+    styles = looks(study.series)
+    for panel, (key, label) in zip(panels, shown, strict=True):
+        for place, g in enumerate(groups):
+            if key in g.values:
+                look, value = styles[g.series], g.values[key]
+                panel.hlines(place, 0, value.mean, color=look.color, linewidth=1)
+                panel.plot([value.mean], [place], linestyle="none", marker=look.marker, color=look.color)
+        panel.set_xlim(left=0)
+        panel.set_xlabel(label)
+        panel.grid(axis="y", visible=False)
+    panels[0].set_yticks(range(len(groups)), [g.title for g in groups])
+    panels[0].invert_yaxis()
+    return finish(figure, folder, name="reached", title="To the target accuracy", caption=(
+        "What it took until validation first came to the target accuracy that was set, mean over the seeds that did; settings that never "
+        "did are not drawn."))
 
 
 def reconstruction(study: Study, folder: Path) -> Drawing | None:

@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from ssl_split.report import text
 from ssl_split.report.collect import Outcome, Run
 from ssl_split.report.columns import Column
+from ssl_split.report.compare import Comparison
+from ssl_split.report.leaks import Column as Attack
 from ssl_split.report.leaks import Finding
-from ssl_split.report.table import Group, Study, Value, interval
+from ssl_split.report.published import Row
+from ssl_split.report.summaries import Value, interval
+from ssl_split.report.table import Group, Study
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
@@ -27,6 +31,9 @@ SPECIAL = {
 WIDE = 8
 """Columns above which a table spans both columns of a paper."""
 
+WRAPPED = "p{80mm}"
+"""A column of sentences, which are broken into lines."""
+
 FIT = r"\resizebox{\ifdim\width>\linewidth \linewidth\else\width\fi}{!}{%"
 """Makes what follows, up to a closing brace, narrower where it does not fit."""
 
@@ -38,7 +45,7 @@ class Head:
     Attributes:
         name: Over one column.
         part: Over this column and its neighbours of the same part; empty for none.
-        align: `l` for words, `r` for numbers.
+        align: `l` for words, `r` for numbers, `WRAPPED` for many words.
     """
 
     name: str
@@ -104,16 +111,18 @@ def written(value: Value | None, style: str) -> str:
     return text.NOTHING if value is None else " ".join([text.FORMATS[style](value.mean), *text.spread(value, style)])
 
 
-def table(study: Study, columns: Sequence[Column], *, caption: str, label: str) -> str:
-    """The main table or the table of costs: one row a group, in the order of the page.
+def table(study: Study, columns: Sequence[Column], *, caption: str, label: str, groups: Sequence[Group] | None = None) -> str:
+    """The main table, that of costs, or the Pareto front: one row a group, in the order of the page.
 
     Args:
         study: What is shown.
         columns: Those of `columns` for which there are numbers.
         caption, label: Of the table.
+        groups: Its rows; None for all settings.
     """
     heads = [*_of_group(study), *(Head(c.head, c.part, "r") for c in columns), Head("n", align="r")]
-    rows = [[*_group(study, g), *(written(g.values.get(c.key), c.style) for c in columns), _seeds(g)] for g in study.groups]
+    rows = [[*_group(study, g), *(written(g.values.get(c.key), c.style) for c in columns), _seeds(g)]
+            for g in (study.groups if groups is None else groups)]
     return tabular(heads, rows, caption=caption, label=label)
 
 
@@ -173,4 +182,35 @@ def findings(study: Study, found: Sequence[Finding], *, caption: str, label: str
              Head("chance", align="r"), *(Head(r, align="r") for r in rulers)]
     rows = [[*_group(study, f.group), str(f.run.seed), f.outcome.label, f.way, f.measure, _with(f.value, f.low, f.high, text.ratio),
              text.ratio(f.chance), *(text.ratio(f.rulers.get(r)) for r in rulers)] for f in found]
+    return tabular(heads, rows, caption=caption, label=label) if rows else None
+
+
+def matrix(study: Study, attacks: Sequence[Attack], *, caption: str, label: str) -> str | None:
+    """Every attack (`leaks.matrix`) on every setting, means over seeds; None without any."""
+    heads = [*_of_group(study), *(Head(a.head, align="r") for a in attacks)]
+    rows = [[*_group(study, g), *(text.ratio(a.cells[g.anchor].value.mean) if g.anchor in a.cells else text.NOTHING for a in attacks)]
+            for g in study.groups]
+    return tabular(heads, rows, caption=caption, label=label) if attacks else None
+
+
+def published(rows: Sequence[Row], *, caption: str, label: str) -> str | None:
+    """Published figures beside ours (`published.nearest`); None without any."""
+    heads = [Head("cut", align="r"), Head("setting"), Head("measure"), Head("ours", align="r"), Head("published", align="r"),
+             Head("source"), Head("what differs", align=WRAPPED)]
+    cells = [[str(r.group.cut), r.group.series, r.what, written(r.ours, r.number.style), r.number.shown,
+              f"{r.number.cited}, {r.number.table}", "; ".join([*r.differences, *r.cautions])] for r in rows]
+    return tabular(heads, cells, caption=caption, label=label) if rows else None
+
+
+def comparison(found: Comparison, *, caption: str, label: str) -> str | None:
+    """Two studies side by side, a row for every measure of a pair of settings, whose differences stand in its first; None without any."""
+    heads = [Head("cut", align="r"), Head("setting"), Head("measure"), Head("ours", align="r"), Head("other", align="r"),
+             Head("difference", align="r"), Head("ours is"), Head("what differs", align=WRAPPED)]
+    rows = []
+    for pair in found.pairs:
+        differs = "; ".join([*(f"{s.name}: {s.ours} (other: {s.other})" for s in pair.settings), *pair.cautions])
+        for place, d in enumerate(pair.differences):
+            write = text.FORMATS[d.measure.style]
+            rows.append([str(pair.ours.cut), pair.ours.series, d.measure.name, write(d.ours), write(d.other),
+                         _with(d.difference, d.low, d.high, write), d.relation, "" if place else differs])
     return tabular(heads, rows, caption=caption, label=label) if rows else None

@@ -8,7 +8,7 @@ from typing import Any
 from probes.statistics import MIN_RUNS
 from ssl_split.report import sources
 from ssl_split.report.collect import Outcome, Run
-from ssl_split.report.paragraph import CENTRAL, cited, clean, finished, listed, plainly, repeats, told, values
+from ssl_split.report.paragraph import CENTRAL, cited, clean, finished, listed, plainly, told, values
 from ssl_split.report.table import BOUNDS, MONITORS, Group, Study
 
 PROBES = {
@@ -188,10 +188,9 @@ def _intervals(study: Study) -> list[str]:
         kinds += [f"bootstrap intervals{cited(['efron1979bootstrap'])} over targets (reconstruction scores)"] if bootstrap else []
         said.append(f"For one seed, 95 % intervals are {listed(kinds)}.")
     if any(n > 1 for n in seeds):
-        unit = "runs" if any(repeats(g) for g in study.groups) else "seeds"
-        said.append(f"Over several {unit} we give mean and standard deviation"
+        said.append("Over several seeds we give mean and standard deviation"
                     + ("; an attacker's own seeds are averaged inside a run" if any(g.strongest for g in study.groups) else "")
-                    + (f"; from {MIN_RUNS} {unit} on a 95 % t-interval." if max(seeds) >= MIN_RUNS else f"; two {unit} have no interval."))
+                    + (f"; from {MIN_RUNS} seeds on a 95 % t-interval." if max(seeds) >= MIN_RUNS else "; two seeds have no interval."))
     return said
 
 

@@ -17,15 +17,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ssl_split.report import cite, leaks, published, text, verdicts
+from ssl_split.report.advice import advise
 from ssl_split.report.collect import Outcome, Run
 from ssl_split.report.columns import ATTACK, COSTS, TARGET, columns, parts
 from ssl_split.report.compare import Comparison
 from ssl_split.report.draw import Drawing
 from ssl_split.report.flags import flags
-from ssl_split.report.paper import Text
+from ssl_split.report.paper import NEAREST, Text
 from ssl_split.report.payload import pack, packed, payload
 from ssl_split.report.sprites import Sprite, sprite
-from ssl_split.report.table import MONITORS, Group, Study, Value
+from ssl_split.report.summaries import Value
+from ssl_split.report.table import MONITORS, Group, Study
 
 TEMPLATES, STATIC = Path(__file__).parent / "templates", Path(__file__).parent / "static"
 LIBRARY = "plot.min.js"
@@ -33,9 +35,6 @@ SCRIPTS = ("base.js", "filters.js", "decide.js", "charts.js", "curves.js", "tabl
 
 IMAGES = 8
 """Reconstructed images per run in the page."""
-
-NEAREST = 2
-"""Published figures beside each setting: those whose settings are least far from ours."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Picture:
 
 def anchor(group: Group, value: Value) -> str:
     """Where a number leads: to its run, or to the list of its runs."""
-    return value.parts[0][0] if value.n == 1 else group.anchor
+    return value.parts[0][0] if len(value.parts) == 1 else group.anchor
 
 
 def targets(study: Study) -> list[float]:
@@ -102,7 +101,7 @@ def context(study: Study, drawings: list[Drawing], out: Path, comparison: Compar
         "study": study, "groups": study.groups, "runs": study.runs, "columns": shown, "parts": parts(shown), "drawings": drawings,
         "costs": costs, "cost_parts": parts(costs), "targets": targets(study), "target_part": TARGET,
         "comparison": comparison, "published": published.nearest(published.beside(study), NEAREST), "methods": cite.methods(study),
-        "sentences": verdicts.sentences(study), "exceptions": exceptions,
+        "advice": advise(study.groups), "matrix": leaks.matrix(study), "sentences": verdicts.sentences(study), "exceptions": exceptions,
         "flags": [*flags(study), *(comparison.flags if comparison else ())],
         "pictures": pictures(study, out),
         "problems": [g for g in study.groups if g.problems], "attack_column": next((c.key for c in shown if c.part == ATTACK), None),

@@ -13,7 +13,7 @@ from ssl_split.defence_sections import DEFENCES
 from ssl_split.names import ARCHITECTURES, FEDERATED, FEDERATED_SSL, SUPERVISED
 from ssl_split.report import sources
 from ssl_split.report.collect import FINISHED, Run
-from ssl_split.report.table import APART, Group, Study, depth
+from ssl_split.report.table import APART, Study, depth
 
 OPEN, CLOSE = "\ue000", "\ue001"
 """Around the keys of a citation: letters of the private use area, which are taken out of every text of a run."""
@@ -213,15 +213,9 @@ def _seeds(study: Study) -> list[str]:
     seeds = listed(str(s) for s in sorted({r.seed for r in runs}, key=str))
     said = [f"Every setting was trained with {many} {'seed' if counts[-1] == 1 else 'seeds'} ({seeds}); "
             f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} finished."]
-    if any(repeats(g) for g in study.groups):
-        said.append("Some settings hold several runs of one seed, which are averaged as if they were seeds.")
+    if any(g.repeated for g in study.groups):
+        said.append("Some settings hold several runs of one seed, which are averaged inside that seed.")
     return said
-
-
-def repeats(group: Group) -> bool:
-    """Whether finished runs of a group share a seed: then they differ in something that the setting's name does not say."""
-    seeds = [r.seed for r in group.runs if r.state == FINISHED]
-    return len(set(seeds)) < len(seeds)
 
 
 def _varied(runs: Sequence[Run]) -> list[str]:

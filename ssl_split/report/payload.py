@@ -16,7 +16,8 @@ from ssl_split.report.decide import first_budget
 from ssl_split.report.figures import NONE
 from ssl_split.report.leaks import Finding
 from ssl_split.report.rows import NESTED
-from ssl_split.report.table import MONITORS, Group, Study, Value, strongest
+from ssl_split.report.summaries import Value
+from ssl_split.report.table import MONITORS, Group, Study, strongest
 
 DIGITS = 5
 """Significant digits of numbers in charts; those of tables are formatted from them with no more than four."""
@@ -48,14 +49,15 @@ def payload(study: Study, out: Path) -> dict[str, Any]:
         out: Where the page will be, for relative paths.
     """
     places = {run.anchor: i for i, group in enumerate(study.groups) for run in group.runs}
-    configs, environments = _Parts([run.config for run in study.runs]), _Unique()
+    configs, environments, options = _Parts([run.config for run in study.runs]), _Unique(), _Unique()
     return {
         "name": study.collection.name, "accuracy": study.accuracy, "monitor": study.accuracy in MONITORS.values(),
         "series": study.series, "cuts": study.cuts, "settings": list(dict.fromkeys(g.setting for g in study.groups)),
         "attacks": list(study.attacks), "probes": list(study.probes), "budget": rounded(_finite(first_budget(study.groups).leakage)),
         "groups": [_group(g) for g in study.groups],
-        "runs": [_run(run, places[run.anchor], configs, environments, out) for run in study.runs],
-        "shared": configs.shared, "environments": environments.values,
+        "runs": [{**_run(run, places[run.anchor], configs, environments, out), **_outcomes(run, environments, options, out)}
+                 for run in study.runs],
+        "shared": configs.shared, "environments": environments.values, "options": options.values, "matrix": _matrix(study),
         "memberships": [_finding(f) for f in leaks.memberships(study)], "labels": [_finding(f) for f in leaks.labels(study)],
         "curves": _curves(study),
     }
@@ -81,16 +83,16 @@ def _finite(value: float) -> float | None:
     return value if value < float("inf") else None
 
 
-def _value(value: Value) -> list[Any]:
-    """Mean, low, high, standard deviation, seeds, and with several of them the number of each run."""
+def _value(value: Value, *, alone: bool) -> list[Any]:
+    """Mean, low, high, standard deviation, seeds, and in a group of several runs the number of each that has one."""
     made: list[Any] = [rounded(value.mean), rounded(value.low), rounded(value.high), rounded(value.sd), value.n]
-    return made if value.n == 1 else [*made, {anchor: rounded(part) for anchor, part in value.parts}]
+    return made if alone else [*made, {anchor: rounded(part) for anchor, part in value.parts}]
 
 
 def _group(group: Group) -> dict[str, Any]:
     return {"anchor": group.anchor, "algorithm": group.algorithm, "cut": group.cut, "setting": group.setting, "series": group.series,
-            "title": group.title, "attack": group.attack, "runs": len(group.runs), "defended": _defended(group),
-            "values": {name: _value(value) for name, value in group.values.items()}}
+            "title": group.title, "attack": group.attack, "seeds": group.seeds, "defended": _defended(group),
+            "values": {name: _value(value, alone=len(group.runs) == 1) for name, value in group.values.items()}}
 
 
 def _defended(group: Group) -> bool:
@@ -98,7 +100,6 @@ def _defended(group: Group) -> bool:
 
 
 def _run(run: Run, group: int, configs: _Parts, environments: _Unique, out: Path) -> dict[str, Any]:
-    best = strongest(run)
     made = {
         "anchor": run.anchor, "name": run.name, "group": group, "seed": run.seed, "state": run.state, "reason": run.reason,
         "command": run.command, "directory": Path(os.path.relpath(run.directory, out)).as_posix(),
@@ -107,7 +108,6 @@ def _run(run: Run, group: int, configs: _Parts, environments: _Unique, out: Path
         "training": {k: rounded(v) for k in TRAINING if (v := run.number(k)) is not None},
         "smashed": run.result.get("smashed_shape"), "reached": _reached(run), "bytes": by_kind(run),
         "jobs": [_job(j) for j in run.jobs if j.state != "done"],
-        "outcomes": [_outcome(o, out, strongest=o is best) for o in run.outcomes],
     }
     return {k: v for k, v in made.items() if v not in (None, "", [], {})}
 
@@ -144,6 +144,15 @@ def _job(job: Job) -> dict[str, Any]:
     return {"label": job.label, "state": job.state, "reason": job.reason, "command": job.command, "log": job.log}
 
 
+def _outcomes(run: Run, environments: _Unique, options: _Unique, out: Path) -> dict[str, Any]:
+    """Probes and attacks, each with the places of its options and its environment."""
+    best, made = strongest(run), []
+    for o in run.outcomes:
+        places = {"options": options.place(o.options), "environment": environments.place(o.environment)}
+        made.append({**_outcome(o, out, strongest=o is best), **{k: v for k, v in places.items() if v is not None}})
+    return {"outcomes": made} if made else {}
+
+
 def _outcome(outcome: Outcome, out: Path, *, strongest: bool) -> dict[str, Any]:
     """A probe or an attack: its scores, and how to do it again."""
     values = outcome.values
@@ -165,6 +174,13 @@ def _finding(found: Finding) -> dict[str, Any]:
     return {"group": found.group.anchor, "run": found.run.anchor, "label": found.outcome.label, "measure": found.measure,
             "value": rounded(found.value), "low": rounded(found.low), "high": rounded(found.high), "chance": rounded(found.chance),
             "rulers": {k: rounded(v) for k, v in found.rulers.items()}, "way": found.way, "needs": found.needs}
+
+
+def _matrix(study: Study) -> list[dict[str, Any]]:
+    """One entry an attack: its measure, and by place of their group the mean, how far that is from a guess to everything, and seeds."""
+    return [{"label": column.label, "measure": column.measure,
+             "cells": {str(i): [rounded(c.value.mean), rounded(c.share, 2), c.value.n] for i, g in enumerate(study.groups)
+                       if (c := column.cells.get(g.anchor))}} for column in leaks.matrix(study)]
 
 
 def _curves(study: Study) -> list[dict[str, Any]]:

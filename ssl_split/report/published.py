@@ -16,9 +16,10 @@ from typing import Any
 import yaml
 
 from ssl_split.report import sources, text
-from ssl_split.report.collect import FINISHED, Outcome, Run
+from ssl_split.report.collect import BEST, FINISHED, Outcome, Run
 from ssl_split.report.paragraph import listed, plainly
-from ssl_split.report.table import Group, Study, Value, interval, summary
+from ssl_split.report.summaries import Value, ends, interval, summary
+from ssl_split.report.table import Group, Study
 
 FILE = Path(__file__).parent / "published.yaml"
 
@@ -194,8 +195,9 @@ def _ours(group: Group, runs: Sequence[Run], number: Number) -> list[tuple[str, 
 
 
 def _by_label(found: Sequence[tuple[Run, Outcome]], key: str) -> list[tuple[str, Value]]:
+    """A number for every variant at the end of training or on the best weights; nobody publishes one from before."""
     made = []
-    for label in dict.fromkeys(o.label for _, o in found):
+    for label in dict.fromkeys(o.label for _, o in found if o.weights in ("", BEST)):
         value = summary([(r, o.number(key), _interval(o, key)) for r, o in found if o.label == label])
         if value is not None:
             made.append((label, value))
@@ -203,10 +205,7 @@ def _by_label(found: Sequence[tuple[Run, Outcome]], key: str) -> list[tuple[str,
 
 
 def _interval(outcome: Outcome, key: str) -> tuple[float, float] | None:
-    if key != "accuracy":
-        return interval(outcome.values, key)
-    low, high = outcome.number("low"), outcome.number("high")
-    return None if low is None or high is None else (low, high)
+    return ends(outcome.values) if key == "accuracy" else interval(outcome.values, key)
 
 
 def differences(runs: Sequence[Run], number: Number) -> list[str]:

@@ -6,12 +6,14 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from statistics import fmean
 from typing import Any
 
-from probes.statistics import summarise
 from ssl_split.config import UNFINGERPRINTED
-from ssl_split.report.collect import FINISHED, REACHED, Collection, Outcome, Run
+from ssl_split.report.collect import BEST, FINISHED, REACHED, Collection, Outcome, Run
+from ssl_split.report.summaries import Value, ends, pair, summary
+from ssl_split.report.summaries import interval as interval
 
 BOUNDS = ("blind", "oracle")
 """Attacks that are yardsticks, not attackers: never chosen as the strongest."""
@@ -34,26 +36,6 @@ _Key = tuple[str, int | str, str]
 
 
 @dataclass(frozen=True)
-class Value:
-    """One number over the seeds of a group.
-
-    Attributes:
-        mean: Mean over training seeds; the number itself for one.
-        sd: Standard deviation over seeds, None for one.
-        low, high: 95 % interval: over images for one run, t over seeds from three on, else None.
-        n: Seeds.
-        parts: Anchor and number of every run.
-    """
-
-    mean: float
-    sd: float | None
-    low: float | None
-    high: float | None
-    n: int
-    parts: tuple[tuple[str, float], ...]
-
-
-@dataclass(frozen=True)
 class Group:
     """All seeds of one setting.
 
@@ -61,7 +43,7 @@ class Group:
         anchor: Where the page lists its runs.
         algorithm, cut: What is compared.
         setting: Other fields that differ in the study, as text.
-        runs: One per seed, whatever their state.
+        runs: One per seed, or several where some repeat it, whatever their state.
         values: Numbers by name; a missing one is absent.
         probed: The headline probe of every run that has it.
         strongest: The strongest attack of every run that was attacked.
@@ -74,7 +56,7 @@ class Group:
     setting: str
     runs: tuple[Run, ...]
     values: Mapping[str, Value]
-    probed: tuple[Outcome, ...]
+    probed: tuple[tuple[Run, Outcome], ...]
     strongest: tuple[tuple[Run, Outcome], ...]
     problems: tuple[str, ...]
 
@@ -87,6 +69,17 @@ class Group:
     def title(self) -> str:
         """Name of the group in a sentence."""
         return f"{self.series} at cut {self.cut}"
+
+    @property
+    def seeds(self) -> int:
+        """How many different seeds its runs have."""
+        return len({run.seed for run in self.runs})
+
+    @property
+    def repeated(self) -> list[Any]:
+        """Seeds that several of its finished runs have."""
+        counts = Counter(run.seed for run in self.runs if run.state == FINISHED)
+        return [seed for seed, count in counts.items() if count > 1]
 
     @property
     def attack(self) -> str:
@@ -132,12 +125,15 @@ def depth(cut: int | str) -> tuple[int, int | str]:
 
 
 def study(collection: Collection) -> Study:
-    """Group runs by algorithm, cut and setting."""
+    """Group runs by algorithm, cut and setting; what an earlier version of the program computed is a setting of its own."""
     varying = _varying(collection.runs)
     accuracy = _headline(collection.runs)
+    newest = max((run.results_version or 0 for run in collection.runs), default=0)
     grouped: dict[_Key, list[Run]] = {}
     for run in collection.runs:
-        grouped.setdefault((_setting(run, varying), run.cut, run.algorithm), []).append(run)
+        earlier = [f"results_version {run.results_version}"] if (run.results_version or newest) < newest else []
+        setting = ", ".join(filter(None, [_setting(run, varying), *earlier]))
+        grouped.setdefault((setting, run.cut, run.algorithm), []).append(run)
     settings = list(dict.fromkeys(setting for setting, _, _ in grouped))
     if not any(run.arm for run in collection.runs):
         settings.sort()
@@ -180,10 +176,11 @@ def _labels(runs: Iterable[Run], kind: str) -> tuple[str, ...]:
 
 def _headline(runs: Sequence[Run]) -> str | None:
     """The accuracy that stands in the table: a probe on pooled backbone features, the one that most runs have; of equals the one on what
-    the server receives, which is what a defence leaves of them."""
-    for name in HEADLINES:
+    the server receives, which is what a defence leaves of them. One at the end of training comes before any on the best weights, and
+    none before the end counts."""
+    for weights, name in product(("", BEST), HEADLINES):
         found = Counter((o.label, o.values.get("features") == RECEIVED) for run in runs for o in run.of("probe")
-                        if o.name == name and measures_utility(o))
+                        if o.name == name and o.weights == weights and measures_utility(o))
         if found:
             return max(found, key=lambda known: (found[known], known[1]))[0]
     for key, name in MONITORS.items():
@@ -199,8 +196,9 @@ def measures_utility(outcome: Outcome) -> bool:
 
 def strongest(run: Run) -> Outcome | None:
     """The attack with the lowest error on the attacker's own validation images; the targets have no say. Attacks on recorded views rebuild
-    other images, and do not compete."""
-    attackers = [o for o in run.of("attack") if o.name not in BOUNDS and o.number("mse") is not None and not o.values.get("wire")]
+    other images, and do not compete; nor do those on weights before the end, and those on the best ones only where none was made at it."""
+    every = [o for o in run.of("attack") if o.name not in BOUNDS and o.number("mse") is not None and not o.values.get("wire")]
+    attackers = [o for o in every if not o.weights] or [o for o in every if o.weights == BEST]
     judged = [o for o in attackers if o.number("validation_mse") is not None]
     if not judged:
         return attackers[0] if len(attackers) == 1 else None
@@ -226,56 +224,22 @@ def _group(anchor: str, key: _Key, runs: list[Run], accuracy: str | None) -> Gro
         values[name] = summary([(run, o.number(name), None) for run, o in chosen])
     values["unaware_r2"] = summary([(run, o.number("unaware", "r2"), None) for run, o in chosen])
     values["identified"] = summary([(run, o.number("identification", "pixels", "top1", "rate"),
-                                     _pair([o.number("identification", "pixels", "top1", end) for end in ("low", "high")]))
+                                     pair([o.number("identification", "pixels", "top1", end) for end in ("low", "high")]))
                                     for run, o in chosen])
     return Group(anchor, algorithm, cut, setting, tuple(runs), {k: v for k, v in values.items() if v is not None},
-                 tuple(o for run in runs for o in run.of("probe") if o.label == accuracy), tuple(chosen), tuple(_problems(runs)))
+                 tuple((run, o) for run in runs for o in run.of("probe") if o.label == accuracy), tuple(chosen), tuple(_problems(runs)))
 
 
 def _accuracies(runs: Sequence[Run], accuracy: str | None) -> dict[str, Value | None]:
     for key, name in MONITORS.items():
         if accuracy == name:
-            return {"accuracy": summary([(run, run.number(key, "accuracy"), _pair(_ends(run.result.get(key)))) for run in runs])}
+            return {"accuracy": summary([(run, run.number(key, "accuracy"), ends(run.result.get(key))) for run in runs])}
     found = [(run, o) for run in runs for o in run.of("probe") if o.label == accuracy]
     return {
-        "accuracy": summary([(run, o.number("accuracy"), _pair(_ends(o.values))) for run, o in found]),
-        "raw_pixels": summary([(run, o.number("raw_pixels", "accuracy"), _pair(_ends(o.values.get("raw_pixels")))) for run, o in found]),
-        "untrained": summary([(run, o.number("untrained", "accuracy"), _pair(_ends(o.values.get("untrained")))) for run, o in found]),
+        "accuracy": summary([(run, o.number("accuracy"), ends(o.values)) for run, o in found]),
+        "raw_pixels": summary([(run, o.number("raw_pixels", "accuracy"), ends(o.values.get("raw_pixels"))) for run, o in found]),
+        "untrained": summary([(run, o.number("untrained", "accuracy"), ends(o.values.get("untrained"))) for run, o in found]),
     }
-
-
-def _ends(values: Any) -> list[Any]:
-    return [values.get("low"), values.get("high")] if isinstance(values, Mapping) else []
-
-
-def _pair(ends: Any) -> tuple[float, float] | None:
-    """Two numbers, or None."""
-    if isinstance(ends, list | tuple) and len(ends) == 2 and all(isinstance(e, int | float) and e == e for e in ends):
-        return float(ends[0]), float(ends[1])
-    return None
-
-
-def interval(values: Mapping[str, Any], name: str) -> tuple[float, float] | None:
-    """The bootstrap interval of an attack's score."""
-    known = values.get("intervals")
-    return _pair(known.get(name)) if isinstance(known, Mapping) else None
-
-
-def summary(rows: Sequence[tuple[Run, float | None, tuple[float, float] | None]]) -> Value | None:
-    """Numbers of several seeds as one: training seeds are the unit, attacker seeds were averaged inside each.
-
-    Args:
-        rows: Run, its number (None where it is missing), its own interval over images.
-    """
-    known = [(run, value, ends) for run, value, ends in rows if value is not None]
-    if not known:
-        return None
-    parts = tuple((run.anchor, value) for run, value, _ in known)
-    made = summarise([value for _, value, _ in known])
-    if made.n == 1:
-        low, high = known[0][2] or (None, None)
-        return Value(made.mean, None, low, high, 1, parts)
-    return Value(made.mean, made.sd, made.low, made.high, made.n, parts)
 
 
 def _problems(runs: Iterable[Run]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ssl_split.report.table import Value
+from ssl_split.report.summaries import Value
 
 NOTHING = "–"
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from probes.statistics import MIN_RUNS, summarise
 from ssl_split.report.collect import Outcome
 from ssl_split.report.decide import front
-from ssl_split.report.table import MONITORS, Group, Study, depth, interval
+from ssl_split.report.summaries import by_seed, interval
+from ssl_split.report.table import MONITORS, Group, Study, depth
 from ssl_split.report.text import mib, percent, ratio, score
 
 CLEAR, UNCLEAR, NOT = "clearly better than", "not clearly better than", "no better than"
@@ -20,10 +21,10 @@ RULERS = {"raw_pixels": "raw pixels", "untrained": "an untrained network"}
 
 
 def relation(gains: Sequence[float], clear: Sequence[bool]) -> str:
-    """How several runs stand to their rulers.
+    """How several seeds stand to their rulers.
 
     Args:
-        gains: Run minus ruler, positive when the ruler is beaten.
+        gains: By seed, its runs minus the ruler, positive when the ruler is beaten.
         clear: Whether each run by itself beats its ruler beyond the intervals.
     """
     made = summarise(gains)
@@ -37,24 +38,24 @@ def relation(gains: Sequence[float], clear: Sequence[bool]) -> str:
 def accuracy_against(group: Group, ruler: str) -> str | None:
     """The headline accuracy against `raw_pixels` or `untrained`; None where either is missing."""
     gains, clear = [], []
-    for outcome in group.probed:
+    for run, outcome in group.probed:
         own, other = outcome.number("accuracy"), outcome.number(ruler, "accuracy")
         if own is not None and other is not None:
             low, high = outcome.number("low"), outcome.number(ruler, "high")
-            gains.append(own - other)
+            gains.append((run, own - other))
             clear.append(low is not None and high is not None and low > high)
-    return relation(gains, clear) if gains else None
+    return relation(list(by_seed(gains).values()), clear) if gains else None
 
 
 def attack_against(group: Group, ruler: str) -> str | None:
     """The strongest attack against `blind` or `untrained`: better means that it sees more, a loss of privacy."""
     gains, clear = [], []
-    for _, outcome in group.strongest:
+    for run, outcome in group.strongest:
         own, other = outcome.number("mse"), outcome.number(f"{ruler}_mse")
         if own is not None and other is not None:
-            gains.append(other - own)
+            gains.append((run, other - own))
             clear.append(_clear(outcome, ruler, other))
-    return relation(gains, clear) if gains else None
+    return relation(list(by_seed(gains).values()), clear) if gains else None
 
 
 def _clear(outcome: Outcome, ruler: str, other: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -31,6 +32,11 @@ def accuracy_of(algorithm: str, cut: int, seed: int) -> float:
 def mse_of(algorithm: str, cut: int, seed: int) -> float:
     """Grows with the cut and passes the blind guess at 17."""
     return round(0.004 + 0.0034 * cut + 0.0005 * seed + (0.001 if algorithm == "monacosfl" else 0.0), 6)
+
+
+def change(run: Path, file: str, **values: Any) -> None:
+    """Replace values of a JSON file of a run."""
+    write_json(run / file, json.loads((run / file).read_text(encoding="utf-8")) | values)
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -106,21 +112,27 @@ def rate(value: float, images: int = 10_000) -> dict[str, float]:
     return {"accuracy": value, "low": value - 0.01, "high": value + 0.01, "test_images": images}
 
 
-def add_probe(run: Path, value: float, *, name: str = "linear", features: str = "backbone", **options: Any) -> Path:
+LAST = {"file": "step-00000100.safetensors", "step": 100, "finished": True}
+"""What a result says of the weights at the end of a run."""
+
+
+def add_probe(run: Path, value: float, *, name: str = "linear", features: str = "backbone", checkpoint: Any = LAST,
+              environment: Any = None, **options: Any) -> Path:
     """A probe result."""
-    folder = run / "probes" / f"{name}-{features}{len(options)}{hash(tuple(options.items())) % 1000}"
+    made = json.dumps([checkpoint, environment, options], sort_keys=True, default=str)
+    folder = run / "probes" / f"{name}-{features}{hashlib.sha256(made.encode()).hexdigest()[:8]}"
     write_json(folder / "result.json", {
         "kind": "probe", "name": name, "features": features, **rate(value), "raw_pixels": rate(RAW), "untrained": rate(UNTRAINED),
-        "options": {"features": features, "seed": 0, **options}, "checkpoint": {"file": "step-00000100.safetensors", "step": 100,
-                                                                                  "finished": True},
-        "seconds": 3.0, "environment": {}, "command": f"python -m probes.{name}"})
+        "options": {"features": features, "seed": 0, **options}, "checkpoint": checkpoint, "seconds": 3.0,
+        "environment": environment or {}, "command": f"python -m probes.{name}"})
     return folder
 
 
 def add_attack(run: Path, mse: float, *, name: str = "ridge", validation_mse: float | None = None, unaware: float | None = None,
-               **options: Any) -> Path:
+               checkpoint: Any = LAST, **options: Any) -> Path:
     """An attack result with its picture; R2 follows from the MSE. `unaware`: the MSE of who does not know the defence."""
-    folder = run / "attacks" / f"{name}-{hash(tuple(options.items())) % 1000}"
+    made = json.dumps([checkpoint, options], sort_keys=True, default=str)
+    folder = run / "attacks" / f"{name}-{hashlib.sha256(made.encode()).hexdigest()[:8]}"
     r2 = 1 - mse / BLIND_MSE
     write_json(folder / "result.json", {
         "kind": "attack", "name": name, "mse": mse, "psnr": 15.0, "psnr_of_mean_mse": 14.5, "ssim": 0.9 - 10 * mse, "r2": r2,
@@ -131,7 +143,7 @@ def add_attack(run: Path, mse: float, *, name: str = "ridge", validation_mse: fl
         "validation_mse": mse if validation_mse is None else validation_mse, "verdict": "A sentence.", "targets": 128, "aux": 5000,
         **({} if unaware is None else {"unaware": {"mse": unaware, "psnr": 10.0, "ssim": 0.1, "r2": 1 - unaware / BLIND_MSE}}),
         "seeds": [0, 1, 2], "per_seed": [{"mse": mse}] * 3, "budget": "quick", "needs": ["smashed", "query", "aux_same"], "cut": 1,
-        "smashed_shape": [64, 8, 8], "options": {"method": name, **options}, "checkpoint": {"finished": True}, "seconds": 5.0,
+        "smashed_shape": [64, 8, 8], "options": {"method": name, **options}, "checkpoint": checkpoint, "seconds": 5.0,
         "environment": {}, "command": f"python -m attacks.invert --method {name}"})
     (folder / "images.png").write_bytes(picture())
     save_file({"targets": targets(), "reconstructions": (targets() / 255 * 0.8).astype(np.float16),

@@ -151,6 +151,93 @@ def test_sliders_change_the_recommendation(browser: Any, reported: Path) -> None
         assert chosen.inner_text() == cheapest.title
 
 
+@pytest.fixture(scope="module")
+def without_traffic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One setting that sends and computes nothing on the client, R2 -2; two that do. One of two seeds of the last was probed."""
+    directory = tmp_path_factory.mktemp("without")
+    for cut, algorithm, mse in ((0, "moco", 0.18), (1, "monacosfl", 0.006), (9, "monacosfl", 0.03)):
+        for seed in range(2 if cut == 9 else 1):
+            run = made.make_run(directory / "runs", cut=cut, algorithm=algorithm, seed=seed)
+            made.add_attack(run, mse)
+            if seed == 0:
+                made.add_probe(run, 0.6 + 0.01 * cut, environment={"commit": "probed1"}, epochs=30)
+            if cut == 0:
+                made.change(run, "result.json", mib_per_client=0.0, mib_per_client_closed_form=0.0, client_macs_per_image=0)
+    return write(directory)
+
+
+def test_nothing_sent_is_the_first_place_of_a_slider(browser: Any, without_traffic: Path) -> None:
+    """Every place is a number that grows; the first allows the setting without traffic, and the middle what Python says."""
+    groups = read(without_traffic).groups
+    with Visit(browser, without_traffic) as page:
+        page.locator("#budget-leakage").fill(page.locator("#budget-leakage").get_attribute("max"))
+        for name, field in (("mib", "mib"), ("macs", "macs")):
+            slider = page.locator(f"#budget-{name}")
+            asked = []
+            for place in (0, 1, 30, 60, 99, 100):
+                slider.fill(str(place))
+                asked.append(page.evaluate(f"budget.{name}"))
+                chosen = recommend(groups, Budget(**{field: asked[-1]}))
+                assert chosen is not None
+                assert page.locator("#chosen").inner_text() == chosen.title
+            assert asked[0] == 0
+            assert asked == sorted(set(asked))
+            slider.fill(slider.get_attribute("max"))
+
+
+@pytest.mark.parametrize("axis", ["mib_per_client", "client_macs_per_image"])
+def test_nothing_sent_is_drawn_at_the_edge(browser: Any, without_traffic: Path, axis: str) -> None:
+    with Visit(browser, without_traffic) as page:
+        page.locator("#tradeoff-axis").select_option(axis)
+        page.locator("#tradeoff", has_text="0 at the left edge").wait_for()
+        assert page.locator("#tradeoff g[aria-label=dot] a").count() == 3
+        page.locator("#budget-mib").fill("0")
+        assert "NaN" not in page.locator("#tradeoff").inner_html()
+
+
+def test_the_first_budget_allows_who_leaks_nothing(browser: Any, without_traffic: Path) -> None:
+    """R2 of -2, .5 and .9: half-way from 0 to .9, for the page as for Python; its slider begins at 0."""
+    assert first_budget(read(without_traffic).groups).leakage == pytest.approx(0.45)
+    with Visit(browser, without_traffic) as page:
+        assert page.evaluate("budget.leakage") == pytest.approx(0.45)
+        page.locator("#budget-leakage").fill("0")
+        assert page.evaluate("budget.leakage") == 0
+        assert page.locator("#chosen").inner_text() == "moco at cut 0"
+
+
+def test_a_seed_that_was_not_probed_does_not_hide_the_one_that_was(browser: Any, without_traffic: Path) -> None:
+    (group,) = (g for g in read(without_traffic).groups if g.cut == 9)
+    with Visit(browser, without_traffic) as page:
+        section = page.locator(f"#{group.anchor}")
+        section.locator("details.seeds > summary").click()
+        rows = section.locator("details.seeds tbody tr")
+        assert rows.count() == 2
+        assert "69.0 %" in rows.nth(0).inner_text()
+        assert "–" in rows.nth(1).inner_text()
+
+
+def test_probes_and_attacks_say_how_and_by_what_they_were_made(browser: Any, without_traffic: Path) -> None:
+    (group,) = (g for g in read(without_traffic).groups if g.cut == 1)
+    with Visit(browser, without_traffic) as page:
+        run = page.locator(f"[id='{group.runs[0].anchor}']")
+        run.locator("> summary").click()
+        run.locator("summary", has_text="commit probed1").click()
+        assert "epochs: 30" in run.inner_text()
+        assert "python -m probes.linear" in run.inner_text()
+
+
+def test_without_scripts_the_first_recommendation_stands(browser: Any, reported: Path) -> None:
+    """In the words that the page's script begins with."""
+    with Visit(browser, reported) as page:
+        said = page.locator("#recommendation .verdict").inner_text()
+        assert page.locator("#decide-app > p").count() == 0
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((reported / "report.html").resolve().as_uri())
+    assert page.locator("#decide-app .verdict").inner_text() == said
+    context.close()
+
+
 def test_filters_reach_tables_charts_and_recommendation(browser: Any, reported: Path) -> None:
     with Visit(browser, reported) as page:
         page.locator("#budget-leakage").fill(page.locator("#budget-leakage").get_attribute("max"))

@@ -107,9 +107,8 @@ def test_runs_of_one_seed_in_one_setting_are_no_seeds(tmp_path: Path) -> None:
     job = {"label": "train", "state": "done", "stage": None, "setting": {"arm": "plain", "seed": 0}}
     made.write_json(tmp_path / "jobs.json", {"name": "arms", "jobs": [{**job, "run": f"runs/{run.name}"} for run in runs]})
     text = cite.methods(read(tmp_path))
-    assert "with 1 seed (0); 2 runs finished. Some settings hold several runs of one seed" in text
-    assert "Over several runs we give mean" in text
-    assert "Over several seeds" not in text
+    assert "with 1 seed (0); 2 runs finished. Some settings hold several runs of one seed, which are averaged inside that seed." in text
+    assert "Over several" not in text
 
 
 def test_networks_without_normalisation_are_not_said_to_have_one(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,6 @@ def probed(directory: Path, accuracies: list[float], *, first: int = 0, **fields
     for seed, value in enumerate(accuracies, first):
         made.add_probe(made.make_run(directory, seed=seed, **fields), value)
     return read(directory)
-
-
-def change(run: Path, file: str, **values: Any) -> None:
-    """Replace values of a JSON file of a run."""
-    made.write_json(run / file, json.loads((run / file).read_text()) | values)
 
 
 def test_a_study_beside_itself_is_equal(tmp_path: Path) -> None:
@@ -132,8 +126,8 @@ def test_mixed_versions_machines_data_and_attacks_are_flagged(tmp_path: Path) ->
     for name, attack in (("a", "ridge"), ("b", "decoder")):
         run = made.make_run(tmp_path / name)
         made.add_attack(run, 0.02, name=attack)
-        change(run, "env.json", data_digest=name, processor=f"machine {name}", commit=name)
-        change(run, "result.json", results_version=1 if name == "a" else 2)
+        made.change(run, "env.json", data_digest=name, processor=f"machine {name}", commit=name)
+        made.change(run, "result.json", results_version=1 if name == "a" else 2)
     found = compare(read(tmp_path / "a"), read(tmp_path / "b"))
     assert found.flags[0] == "Mixed results_version: 1 here, 2 there; numbers of different versions do not compare."
     assert [f.split(":")[0] for f in found.flags] == ["Mixed results_version", "Mixed commit", "Mixed processor"]
@@ -153,8 +147,28 @@ def test_accuracies_of_other_probes_are_not_compared(tmp_path: Path) -> None:
 def test_traffic_is_counted_and_time_is_not(tmp_path: Path) -> None:
     """One seed: other bytes are a clear difference, other seconds are not."""
     made.make_run(tmp_path / "a")
-    change(made.make_run(tmp_path / "b"), "result.json", mib_per_client=359.0, seconds=121.0)
+    made.change(made.make_run(tmp_path / "b"), "result.json", mib_per_client=359.0, seconds=121.0)
     (pair,) = compare(read(tmp_path / "a"), read(tmp_path / "b")).pairs
     assert pair.of("mib_per_client").relation == comparing.HIGHER  # type: ignore[union-attr]
     assert pair.of("mib_per_client").difference == 1.0  # type: ignore[union-attr]
     assert pair.of("seconds").relation == comparing.UNCLEAR_LOWER  # type: ignore[union-attr]
+
+
+def test_other_options_of_the_probe_or_attack_are_named(tmp_path: Path) -> None:
+    """10 epochs against 100, 500 own images against 5,000: the difference is one of the measurement, not of the training."""
+    for name, epochs, aux in (("a", 10, 500), ("b", 100, 5000), ("c", 10, 500)):
+        run = made.make_run(tmp_path / name)
+        made.add_probe(run, 0.6, epochs=epochs)
+        made.add_attack(run, 0.02, aux=aux)
+    (pair,) = compare(read(tmp_path / "a"), read(tmp_path / "b")).pairs
+    assert pair.cautions == ("the probe was not made with the same options: epochs 10 here and 100 there",
+                             "the strongest attack was not made with the same options: aux 500 here and 5000 there")
+    (pair,) = compare(read(tmp_path / "a"), read(tmp_path / "c")).pairs
+    assert pair.cautions == ()
+
+
+def test_versions_of_probes_are_compared_too(tmp_path: Path) -> None:
+    for name, commit in (("a", "abc1234"), ("b", "fffffff")):
+        made.add_probe(made.make_run(tmp_path / name), 0.6, environment={"commit": commit, "processor": name})
+    found = compare(read(tmp_path / "a"), read(tmp_path / "b"))
+    assert found.flags == ("Mixed commit: abc1234 here, abc1234 and fffffff there; numbers of different versions may not compare.",)

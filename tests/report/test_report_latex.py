@@ -13,6 +13,8 @@ import test_report_leaks as leaking
 
 from ssl_split.report import columns, latex, leaks, paper
 from ssl_split.report.collect import collect
+from ssl_split.report.compare import compare
+from ssl_split.report.decide import front
 from ssl_split.report.table import Study, study
 
 
@@ -29,9 +31,9 @@ def cells(line: str) -> list[str]:
 
 def body(text: str) -> list[list[str]]:
     """Rows between the rules, after checks that hold for every table: columns, spans, braces, environments."""
-    columns = re.search(r"\\begin\{tabular\}\{([lr]+)\}", text)
+    columns = re.search(r"\\begin\{tabular\}\{((?:[lr]|p\{80mm\})+)\}", text)
     assert columns
-    width = len(columns[1])
+    width = len(columns[1].replace(latex.WRAPPED, "p"))
     table = "table*" if width > latex.WIDE else "table"
     assert text.count(latex.FIT) == 1
     for command in ("toprule", "midrule", "bottomrule", f"begin{{{table}}}", f"end{{{table}}}", "end{tabular}", "caption{", "label{"):
@@ -112,6 +114,38 @@ def test_memberships_and_labels(tmp_path: Path) -> None:
     assert [row[-1] for row in rows] == ["0.350", "--"]  # raw pixels, where they were asked
 
 
+def test_the_pareto_front_and_the_matrix_of_attacks(tmp_path: Path) -> None:
+    """The front has the rows of the page's; an attack on one run has dashes elsewhere."""
+    runs = made.make_study(tmp_path, cuts=(1, 9), seeds=2)
+    leaking.member(runs[0])
+    found = read(tmp_path)
+    texts = {one.file: one.text for one in paper.texts(found)}
+    rows = body(texts["table-front.tex"])
+    assert [row[:2] for row in rows] == [[g.algorithm, str(g.cut)] for g in front(found.groups)]
+    rows = body(texts["table-attacks.tex"])
+    assert len(rows) == 4
+    heads = ["algorithm", "cut", *(attack.head for attack in leaks.matrix(found))]
+    member, ridge = heads.index("membership-alignment: AUC"), heads.index("ridge: R2")
+    assert sorted(row[member] for row in rows) == ["--", "--", "--", "0.610"]
+    assert float(rows[0][ridge]) == pytest.approx(found.groups[0].values["r2"].mean, abs=5e-4)
+
+
+def test_published_figures_and_a_comparison(tmp_path: Path) -> None:
+    """A row for every measure of a pair; what differs in the settings stands in the first."""
+    for name, rounds in (("a", 10), ("b", 20)):
+        run = made.make_run(tmp_path / name, algorithm="mocosfl", cut=1, dataset="cifar10", rounds=rounds)
+        made.add_probe(run, 0.5 if name == "a" else 0.6)
+    ours = read(tmp_path / "a")
+    texts = {one.file: one.text for one in paper.texts(ours, compare(ours, read(tmp_path / "b")))}
+    rows = body(texts["table-published.tex"])
+    assert rows[0][:4] == ["1", "mocosfl", "linear", r"50.0 \% {[}49.0, 51.0{]}"]
+    assert "rounds: 10 (published 200)" in rows[0][-1]
+    rows = body(texts["table-comparison.tex"])
+    assert rows[0] == ["1", "mocosfl", "accuracy", r"50.0 \%", r"60.0 \%", r"-10.0 \%", "clearly lower", "rounds: 10 (other: 20)"]
+    assert [row[-1] for row in rows[1:]] == [""] * (len(rows) - 1)
+    assert "table-comparison.tex" not in {one.file for one in paper.texts(ours)}
+
+
 def test_nothing_measured_is_no_table(tmp_path: Path) -> None:
     made.make_run(tmp_path)
     found = read(tmp_path)
@@ -145,8 +179,9 @@ def test_latex_takes_all_of_it_and_nothing_is_too_wide(tmp_path: Path, encoding:
     made.make_study(tmp_path / "study", cuts=(1, 9), seeds=3)
     for attack in (leaking.member, leaking.fewshot):
         attack(next((tmp_path / "study" / "runs").iterdir()))
-    texts = {one.file: one.text for one in paper.texts(read(tmp_path / "study"))}
-    assert len(texts) == 8
+    found = read(tmp_path / "study")
+    texts = {one.file: one.text for one in paper.texts(found, compare(found, found))}
+    assert len(texts) == 12
     for name, text in texts.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     inputs = "\n\n".join(f"\\input{{{name}}}" for name in texts if name.endswith(".tex"))

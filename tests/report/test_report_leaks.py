@@ -61,8 +61,22 @@ def test_findings_hold_the_numbers_of_the_files(tmp_path: Path) -> None:
     assert found.way == "1000 members, 900 others; 0.031 of the members at 1 % false alarms"
     shots, gradient = leaks.labels(read(tmp_path))
     assert (shots.measure, shots.value, shots.chance, dict(shots.rulers)) == ("accuracy", 0.45, 0.11, {"untrained": 0.3, "pixels": 0.35})
-    assert shots.way == "pooled, neighbours, all images"
+    assert shots.way == "pooled, neighbours, all images, best of its ways on the targets: an upper envelope"  # a result from before
     assert (gradient.measure, gradient.value, gradient.chance, dict(gradient.rulers)) == ("AUC", 0.7, 0.5, {"untrained": 0.55})
+
+
+@pytest.mark.parametrize(("chosen", "said"), [("the attacker's own images", ""), (
+    "the targets: an upper envelope", ", best of its ways on the targets: an upper envelope")])
+def test_the_way_that_an_attack_chose_counts(tmp_path: Path, chosen: str, said: str) -> None:
+    """Not the best of them; its rulers are those that were chosen in the same manner."""
+    run = made.make_run(tmp_path)
+    fewshot(run)
+    file = run / "attacks" / "label-fewshot-1" / "result.json"
+    values = made.json.loads(file.read_text(encoding="utf-8"))
+    made.write_json(file, values | {"headline": 0, "headline_from": chosen, "untrained_accuracy": 0.2, "pixels_accuracy": 0.34})
+    (found,) = leaks.labels(read(tmp_path))
+    assert (found.value, found.low, dict(found.rulers)) == (0.40, pytest.approx(0.37), {"untrained": 0.2, "pixels": 0.34})
+    assert found.way == "flat, line, 5 a class" + said
 
 
 @pytest.mark.usefixtures("undrawn")

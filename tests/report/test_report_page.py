@@ -147,8 +147,8 @@ def test_damaged_pictures_are_left_out(tmp_path: Path) -> None:
 
 def test_all_files_are_written(reported: Path) -> None:
     names = {p.stem for p in (reported / "figures").glob("*.svg")}
-    assert names == {"accuracy", "traffic", "reconstruction", "plane", "divergence", "curve-loss", "curve-validation-knn",
-                     "curve-online-to-momentum", "curve-online-to-mean"}
+    assert names == {"accuracy", "leakage", "traffic", "client", "reconstruction", "plane", "divergence", "curve-loss",
+                     "curve-validation-knn", "curve-online-to-momentum", "curve-online-to-mean"}
     assert {p.stem for p in (reported / "figures").glob("*.png")} == names
     text = (reported / "report.md").read_text(encoding="utf-8")
     assert all((reported / link).is_file() for link in re.findall(r"!\[[^]]*\]\(<?([^)>]+)>?\)", text))
@@ -159,7 +159,8 @@ def test_all_files_are_written(reported: Path) -> None:
 def test_texts_for_a_paper(reported: Path) -> None:
     """Files and page hold the same; the paragraph names what was run, the bibliography what it cites."""
     files = {p.name: p.read_text(encoding="utf-8") for p in (reported / "paper").iterdir()}
-    assert set(files) == {"methods.txt", "methods.tex", "references.bib", "table-cuts.tex", "table-probes.tex", "table-inversions.tex"}
+    assert set(files) == {"methods.txt", "methods.tex", "references.bib", *(f"table-{name}.tex" for name in (
+        "cuts", "front", "attacks", "probes", "inversions", "published"))}
     text = (reported / "report.html").read_text(encoding="utf-8")
     assert {one["file"]: one["text"] + "\n" for one in made.data_of(text)["paper"]} == files
     assert "MonAcoSFL" in files["methods.txt"]
@@ -240,6 +241,39 @@ def test_names_and_values_cannot_become_markup(tmp_path: Path) -> None:
     without_code = re.sub(r"`[^`]*`", "", markdown.replace("\\`", ""))
     assert "<script" not in without_code
     assert "[a](b)" not in without_code
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_states_of_jobs_cannot_become_markup(tmp_path: Path) -> None:
+    run = made.make_run(tmp_path / "runs")
+    made.write_json(tmp_path / "jobs.json", {"name": "trial", "jobs": [
+        {"run": f"runs/{run.name}", "label": "train", "state": "<img src=x> [a](b)", "command": "python", "log": "x", "stage": None,
+         "setting": {}}]})
+    page(tmp_path)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "<img" not in text
+    assert "&lt;img src=x&gt; \\[a\\]\\(b\\)" in text
+    assert "[a](b)" not in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_matrix_of_attacks_and_their_commands_are_in_the_markdown(tmp_path: Path) -> None:
+    """R2 of a ridge regression with MSE .015 where the blind guess has .06, a dash where it was not run, and who computed the probe."""
+    run = made.make_run(tmp_path, cut=1)
+    made.add_attack(run, 0.015)
+    made.add_probe(run, 0.5, environment={"commit": "fffffff"})
+    made.add_attack(made.make_run(tmp_path, cut=9), 0.03, name="decoder")
+    data = made.data_of(page(tmp_path))
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    section = text[text.index("## All attacks") : text.index("## Methods")]
+    rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| ")]
+    place = {attack: i for i, attack in enumerate(rows[0])}
+    ridge, decoder = next(i for a, i in place.items() if "ridge: R2" in a), next(i for a, i in place.items() if "decoder: R2" in a)
+    assert [row[ridge].strip("| ") for row in rows[1:]] == [f"[0.750](#run-{run.name})", "–"]
+    assert rows[2][decoder].startswith("[0.500](#run-")
+    (column,) = (attack for attack in data["matrix"] if attack["label"] == "ridge")
+    assert (column["measure"], column["cells"]) == ("R2", {"0": [0.75, 0.75, 1]})
+    assert "`python -m probes.linear`, commit fffffff" in text
 
 
 def test_images_without_labels(tmp_path: Path) -> None:

@@ -52,19 +52,27 @@ const budget = {leakage: Infinity, mib: Infinity, macs: Infinity, accuracy: -Inf
 let goal = "accurate";
 let redecide = () => {};
 
-// A slider whose last place (or first, of a floor) is "no limit".
+// The value at a place of a logarithmic slider from 0 to `steps`; where there is a 0, it is the first place.
+function logPlace(values, steps) {
+  const positive = values.filter((v) => v > 0),
+    zero = positive.length < values.length ? 1 : 0;
+  const [low, high] = [Math.min(...positive), Math.max(...positive)];
+  const between = (i) => Number((low * (high / low) ** ((i - zero) / (steps - zero)) * 1.0005).toPrecision(4));
+  return (i) => (i < zero ? 0 : i === steps ? high : between(i));
+}
+
+// A slider whose last place (or first, of a floor) is "no limit". Below an R2 of 0 there is nothing to limit.
 function slider({name, key, title, style, log, floor}) {
   const values = placed(data.groups)
-    .map((g) => mean(g, key))
+    .map((g) => (key === "r2" ? Math.max(mean(g, key), 0) : mean(g, key)))
     .filter(known);
   if (!values.length || Math.min(...values) === Math.max(...values)) return null;
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const STEPS = 100;
-  const from = log ? low : Math.floor(low * 100) / 100,
+  const from = log ? 0 : Math.floor(low * 100) / 100,
     step = log ? 0 : 0.01,
     count = log ? STEPS : Math.round((Math.ceil(high * 100) / 100 - from) / step);
-  const at = (i) =>
-    log ? (i === STEPS ? high : Number((low * (high / low) ** (i / STEPS) * 1.0005).toPrecision(4))) : Number((from + i * step).toFixed(4));
+  const at = log ? logPlace(values, STEPS) : (i) => Number((from + i * step).toFixed(4));
   const none = floor ? -1 : count + 1;
   const start = !floor && Number.isFinite(budget[name]) ? Math.min(Math.max(Math.round((budget[name] - from) / step), 0), count) : none;
   const said = h("output", {});
@@ -162,19 +170,31 @@ function advise(groups) {
 }
 
 const AXES = {
-  r2: ["leakage: R2 of the strongest attack", "ratio"],
-  mib_per_client: ["MiB per client (log)", "mib"],
-  client_parameters: ["client parameters (log)", "count"],
-  client_macs_per_image: ["client MACs per image (log)", "count"],
+  r2: "leakage: R2 of the strongest attack",
+  mib_per_client: "MiB per client",
+  client_parameters: "client parameters",
+  client_macs_per_image: "client MACs per image",
 };
 
+// Where a logarithmic axis draws 0: at its edge, a little below the least positive value.
+function zeroEdge(values) {
+  const positive = values.filter((v) => v > 0);
+  if (!positive.length || positive.length === values.length) return null;
+  const [low, high] = [Math.min(...positive), Math.max(...positive)];
+  return low / Math.max(2, (high / low) ** 0.12);
+}
+
 function tradeoff(width, groups, key) {
-  const points = groups.filter((g) => g.values.accuracy && g.values[key] && (key === "r2" || mean(g, key) > 0));
+  const points = groups.filter((g) => g.values.accuracy && g.values[key]);
   if (!points.length) return null;
-  const log = key !== "r2",
-    best = front(groups),
+  const values = points.map((g) => mean(g, key)),
+    log = key !== "r2" && values.some((v) => v > 0),
+    edge = log ? zeroEdge(values) : null,
+    at = (v) => (edge !== null && v <= 0 ? edge : v),
+    label = AXES[key] + (!log ? "" : edge === null ? " (log)" : " (log; 0 at the left edge)");
+  const best = front(groups),
     chosen = recommend(groups, budget, goal);
-  const x = (g) => mean(g, key),
+  const x = (g) => at(mean(g, key)),
     y = (g) => 100 * mean(g, "accuracy");
   const ofFront = points.filter((g) => best.includes(g));
   const limit = budget[{r2: "leakage", mib_per_client: "mib", client_macs_per_image: "macs"}[key]];
@@ -187,14 +207,15 @@ function tradeoff(width, groups, key) {
   return {
     width,
     height: Math.min(420, 220 + width / 4),
-    x: {label: AXES[key][0], type: log ? "log" : "linear", nice: !log, grid: !log},
+    x: {label, type: log ? "log" : "linear", nice: !log, grid: !log},
     y: {label: `accuracy (%), ${data.accuracy || ""}`, grid: true, nice: true},
     ...looks(),
     marks: [
       ...ruler("raw_pixels", "2,3"),
       ...ruler("untrained", "7,4"),
       key === "r2" ? Plot.ruleX([0], {stroke: "var(--muted)", strokeDasharray: "2,3"}) : null,
-      Number.isFinite(limit) ? Plot.ruleX([limit], {stroke: "var(--link)", strokeWidth: 2, strokeOpacity: 0.7}) : null,
+      edge !== null ? Plot.ruleX([edge], {stroke: "var(--muted)", strokeDasharray: "1,3"}) : null,
+      Number.isFinite(limit) ? Plot.ruleX([at(limit)], {stroke: "var(--link)", strokeWidth: 2, strokeOpacity: 0.7}) : null,
       Number.isFinite(budget.accuracy)
         ? Plot.ruleY([100 * budget.accuracy], {stroke: "var(--link)", strokeWidth: 2, strokeOpacity: 0.7})
         : null,
@@ -208,7 +229,7 @@ function tradeoff(width, groups, key) {
       Plot.ruleY(points, {
         y,
         x1: (g) => clip(ends(g.values[key])[0], log, x(g)),
-        x2: (g) => ends(g.values[key])[1],
+        x2: (g) => at(ends(g.values[key])[1]),
         stroke: "series",
         strokeOpacity: 0.5,
       }),
@@ -224,7 +245,7 @@ function tradeoff(width, groups, key) {
 function decide() {
   const root = document.getElementById("decide-app");
   if (!placed(data.groups).length) {
-    root.append(h("p", {}, "There is nothing to choose from yet: no setting has both an accuracy and an attack."));
+    root.replaceChildren(h("p", {}, "There is nothing to choose from yet: no setting has both an accuracy and an attack."));
     return;
   }
   if (known(data.budget)) budget.leakage = data.budget;
@@ -248,7 +269,7 @@ function decide() {
     {id: "tradeoff-axis", onchange: () => redecide()},
     Object.entries(AXES)
       .filter(([key]) => data.groups.some((g) => g.values[key]))
-      .map(([key, [text]]) => h("option", {value: key}, text)),
+      .map(([key, text]) => h("option", {value: key}, text)),
   );
   const answer = h("div", {id: "recommendation", "aria-live": "polite"}),
     drawing = h("div", {class: "chart", id: "tradeoff"}),
@@ -262,7 +283,7 @@ function decide() {
     slider({name: "macs", key: "client_macs_per_image", title: "Client MACs per image", style: "count", log: true}),
     slider({name: "accuracy", key: "accuracy", title: "Accuracy", style: "percent", floor: true}),
   );
-  root.append(
+  root.replaceChildren(
     h(
       "div",
       {class: "decide"},

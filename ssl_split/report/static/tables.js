@@ -5,7 +5,6 @@ const rowsOf = (groups, kind, test) =>
   groups.flatMap((g) =>
     g.members.flatMap((run) => (run.outcomes || []).filter((o) => o.kind === kind && (!test || test(o))).map((o) => ({g, run, o}))),
   );
-const rate = (values) => values.reduce((a, b) => a + b, 0) / values.length;
 
 // A number whose background tells by lightness how much is seen, from 0 to 1: for print and colour-blind readers too.
 function shaded(link, share) {
@@ -14,45 +13,27 @@ function shaded(link, share) {
   return link;
 }
 
-// What an attack sees of a run: its number, how far that is from a guess to everything, and its measure.
-function seen(found, outcome) {
-  if (known(outcome.scores.r2)) return {value: outcome.scores.r2, share: outcome.scores.r2, measure: "R2"};
-  if (!found || !known(found.value)) return null;
-  const chance = found.chance ?? 0;
-  return {value: found.value, share: (found.value - chance) / (1 - chance), measure: found.measure};
-}
-
 function matrix() {
   const root = document.getElementById("matrix-body");
   if (!root) return;
-  const findings = new Map([...data.memberships, ...data.labels].map((f) => [`${f.run} ${f.label}`, f]));
-  const attacks = new Map(data.runs.map((run) => [run, (run.outcomes || []).filter((o) => o.kind === "attack")]));
-  const numbers = (group, label) =>
-    group.members.flatMap((run) =>
-      attacks
-        .get(run)
-        .filter((o) => o.label === label)
-        .map((o) => seen(findings.get(`${run.anchor} ${label}`), o)),
-    );
-  const measures = new Map(data.attacks.map((label) => [label, data.groups.flatMap((g) => numbers(g, label)).find(Boolean)?.measure]));
-  const cell = (label) => (g) => {
-    const all = numbers(g, label),
-      found = all.filter(Boolean);
-    if (found.length) {
-      const title = `${label}, ${found[0].measure}, ${found.length} of ${g.members.length} seeds`;
-      const link = h("a", {href: place(g), title}, rate(found.map((f) => f.value)).toFixed(2));
-      return shaded(link, rate(found.map((f) => f.share)));
+  const made = (g, label) => g.members.some((run) => (run.outcomes || []).some((o) => o.kind === "attack" && o.label === label));
+  const cell = (attack) => (g) => {
+    const found = attack.cells[g.place];
+    if (found) {
+      const [value, share, seeds] = found;
+      const title = `${attack.label}, ${attack.measure}, ${seeds} of ${g.seeds} seeds`;
+      return shaded(h("a", {href: place(g), title}, value.toFixed(2)), share);
     }
     const lost = g.members.some((run) => run.state !== "finished" || run.jobs);
-    return all.length ? "no number" : lost ? h("a", {class: "missing", href: "#missing"}, "missing") : DASH;
+    return made(g, attack.label) ? "no number" : lost ? h("a", {class: "missing", href: "#missing"}, "missing") : DASH;
   };
   const columns = [
     {head: "Cut", cell: (g) => g.cut},
     {head: "Algorithm", cell: (g) => linked("#" + g.anchor, g.series)},
-    ...data.attacks.map((label) => ({
-      head: measures.get(label) ? `${label}: ${measures.get(label)}` : label,
+    ...data.matrix.map((attack) => ({
+      head: attack.measure ? `${attack.label}: ${attack.measure}` : attack.label,
       num: true,
-      cell: cell(label),
+      cell: cell(attack),
     })),
   ];
   follow(() => root.replaceChildren(table(columns, shown(), "Matrix of attacks")));
@@ -184,6 +165,21 @@ function scores(o) {
   return `MSE ${write.score(s.mse)} (blind ${write.score(s.blind_mse)}, untrained ${write.score(s.untrained_mse)}), SSIM ${write.ratio(s.ssim)}, R2 ${write.ratio(s.r2)}.${o.verdict ? " " + o.verdict : ""}`;
 }
 
+// How a probe or attack was told to work, and what computed it.
+function provenance(run, o) {
+  const options = data.options[o.options],
+    env = data.environments[o.environment];
+  return h(
+    "details",
+    {},
+    h("summary", {}, h("small", {}, env && env.commit ? `Options, environment (commit ${env.commit})` : "Options, environment")),
+    h("pre", {}, options ? yaml(options) : "options not recorded"),
+    env && o.environment === run.environment
+      ? h("small", {}, "Environment: that of the training.")
+      : h("pre", {}, env ? yaml(env) : "environment not recorded"),
+  );
+}
+
 function details(run) {
   const t = run.training || {},
     group = data.groups[run.group],
@@ -238,6 +234,7 @@ function details(run) {
           `${o.kind === "probe" ? "Probe" : "Attack"} ${o.label}`,
           scores(o) + " ",
           h("small", {}, `${write.seconds(o.seconds)}, `, h("code", {}, o.command || "command not recorded"), `, ${o.directory}`),
+          provenance(run, o),
         ),
       ),
     ),
@@ -282,6 +279,11 @@ function seedTable(group) {
   );
 }
 
+const counted = (group) =>
+  group.seeds === group.members.length
+    ? `${group.seeds} seeds`
+    : `${group.members.length} runs of ${group.seeds} ${group.seeds === 1 ? "seed" : "seeds"}`;
+
 function runs() {
   for (const node of document.querySelectorAll("details[data-run]")) {
     const fill = () => {
@@ -306,7 +308,7 @@ function runs() {
               if (d.open && d.childElementCount === 1) d.append(seedTable(group));
             },
           },
-          h("summary", {}, `${group.members.length} seeds side by side`),
+          h("summary", {}, `${counted(group)} side by side`),
         ),
       );
   }
