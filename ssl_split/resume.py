@@ -6,6 +6,7 @@ holds which row, and shards that no kept checkpoint names are deleted.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ class Checkpoints:
         """
         self.folder = run_dir / "checkpoints"
         self.run_dir, self.header, self.keep = run_dir, dict(header), keep
+        self.before = 0.0
+        """Seconds of training behind the checkpoint that was loaded."""
+        self._start = time.monotonic()
         self._shard_of: dict[str, str] = {}
 
     def save(self, state: State, *, finished: bool) -> Path:
@@ -82,6 +86,7 @@ class Checkpoints:
         state.counters.update(header["counters"])
         state.round, state.step, state.step_in_round = header["round"], header["step"], header["step_in_round"]
         state.gathered = header["gathered"]
+        self.before, self._start = float(header.get("seconds", 0.0)), time.monotonic()
         self._shard_of = dict(header["rows"])
         for shard in sorted(set(self._shard_of.values())):
             for key, row in read_tensors(self.folder / shard).items():
@@ -92,7 +97,8 @@ class Checkpoints:
 
     def _header(self, state: State, finished: bool) -> dict[str, Any]:
         return self.header | {"round": state.round, "step": state.step, "step_in_round": state.step_in_round, "finished": finished,
-                              "gathered": state.gathered, "counters": state.counters, "rows": self._shard_of}
+                              "gathered": state.gathered, "counters": state.counters, "rows": self._shard_of,
+                              "seconds": round(self.before + time.monotonic() - self._start, 3)}
 
     def _write_shard(self, state: State) -> None:
         held = {f"{kind}/{client}" for kind, client in state.store.keys()}  # noqa: SIM118

@@ -24,13 +24,14 @@ COLLAPSED = 0.1
 """Share of the spread of evenly spread projections below which they have collapsed; trainings that worked here had .3 to .7."""
 
 
-def summarise(training: Training, state: State, *, images: int, seconds: float) -> dict[str, Any]:
+def summarise(training: Training, state: State, *, images: int, seconds: float, before: float = 0.0) -> dict[str, Any]:
     """Accuracy by validation, bytes by ledger and by closed form, sizes and speed.
 
     Args:
         training: The run.
         state: After the last step.
-        images, seconds: Of this process; a resumed run counts from its last start.
+        images, seconds: Of this process.
+        before: Seconds behind the checkpoint from which it went on.
     """
     config = training.config
     lines = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -46,7 +47,7 @@ def summarise(training: Training, state: State, *, images: int, seconds: float) 
         "late_oscillation": late_oscillation(lines),
         **_traffic(training, state), **_sizes(training), "client_memory_bytes": _client_memory(training),
         "divergence": divergence if divergence["online_to_mean"] is not None else None,
-        **_work(state), "virtual_seconds": float(state.tensors["clock"].max()), **waiting(state), "seconds": round(seconds, 2),
+        **_work(state), "virtual_seconds": float(state.tensors["clock"].max()), **waiting(state), "seconds": round(before + seconds, 2),
         "images_per_second": round(images / seconds, 2),
         "results_version": RESULTS_VERSION, "command": command_line(),
     }

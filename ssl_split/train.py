@@ -113,7 +113,7 @@ def run(config: Config, *, resume: bool = False, tamper: Tap | None = None, on_l
                 seconds = -time.monotonic()
                 seen = _loop(training, state, saved, stopped, tamper)
                 seconds += time.monotonic()
-            result = summarise(training, state, images=seen, seconds=seconds)
+            result = summarise(training, state, images=seen, seconds=seconds, before=saved.before)
             runs.write_json(folder / "result.json", result)
     return Run(folder, result)
 

@@ -117,8 +117,10 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(name: str, tmp_path: P
             train.run(config)
     with pytest.raises(ValueError, match="unfinished run .* add --resume"):
         train.run(config)
+    behind = runs.read_header(runs.checkpoints(config.run_dir)[-1])["seconds"]
     resumed = train.run(config, resume=True)
     _assert_same_end(whole.path, resumed.path)
+    assert resumed.result["seconds"] > behind > 0
 
 
 @pytest.mark.parametrize("name", [n for n in SETTINGS if n not in KILLED])
