@@ -37,8 +37,10 @@ TRAINING = ("seconds", "steps", "rounds", "images_per_second", "loss", "collapse
 
 
 def rounded(value: float | None, digits: int = DIGITS) -> float | None:
-    """A number with few digits."""
-    return None if value is None else float(f"{value:.{digits}g}")
+    """A number with few digits; a whole one, such as a count of parameters, with all of them."""
+    if value is None:
+        return None
+    return int(value) if float(value).is_integer() else float(f"{value:.{digits}g}")
 
 
 def payload(study: Study, out: Path) -> dict[str, Any]:

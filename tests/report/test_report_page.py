@@ -6,6 +6,7 @@ import base64
 import gzip
 import hashlib
 import io
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,7 +17,7 @@ import synthetic_runs as made
 import yaml
 from PIL import Image
 
-from ssl_split.report import build, figures
+from ssl_split.report import build, figures, payload
 from ssl_split.report.__main__ import main
 from ssl_split.report.collect import collect
 from ssl_split.report.draw import style
@@ -331,3 +332,14 @@ def test_an_attack_that_rebuilds_no_images_is_shown_by_its_verdict(tmp_path: Pat
     assert next(o.get("verdict") for o in data["runs"][0]["outcomes"]) == "The smashed data tell 45% of the labels."
     assert "label-fewshot: MSE" not in text
     assert "strongest attack \\(ridge\\)" in text
+
+
+def test_counts_are_not_rounded(tmp_path: Path) -> None:
+    """577,808 parameters were shown as 577,810."""
+    run = made.make_run(tmp_path)
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    (run / "result.json").write_text(json.dumps(result | {"client_parameters": 577808}), encoding="utf-8")
+    values = made.data_of(build.write(tmp_path).read_text(encoding="utf-8"))["groups"][0]["values"]
+    assert values["client_parameters"][0] == 577808
+    assert payload.rounded(577808.25) == 577810.0
+    assert payload.rounded(float("inf")) == float("inf")
