@@ -36,7 +36,10 @@ def main() -> None:
         if args.section is None:
             page.screenshot(path=args.out)
         else:
-            page.locator(f"#{args.section}").screenshot(path=args.out)
+            section = page.locator(f"#{args.section}")
+            section.scroll_into_view_if_needed()
+            page.wait_for_timeout(1000)  # charts and tables are drawn when they are seen
+            section.screenshot(path=args.out)
         browser.close()
 
 
