@@ -59,7 +59,7 @@ def test_every_method_lowers_a_convex_quadratic_from_round_one(name: str) -> Non
 
 
 @pytest.mark.parametrize("fields", [{}, {"clients_per_round": 2}], ids=["all", "two of three"])
-@pytest.mark.parametrize("name", ["feddyn", "fedlesam_d"])
+@pytest.mark.parametrize("name", ["feddyn", pytest.param("fedlesam_d", marks=pytest.mark.slow)])
 def test_feddyn_comes_to_rest_at_the_global_minimum(name: str, fields: dict[str, object]) -> None:
     """Long local work on quadratics: x at the minimum of the mean, lambda h_i = -grad F_i there, which FedAvg misses."""
     options = {**PLAIN, "client_lr": 0.3, "server_lr": 0.3, "local_steps": 40, "arch": "mlp", "federated": {"prox": 1.0, "rho": 0.0}}

@@ -78,7 +78,7 @@ def test_a_barrier_in_every_step(algorithm: str) -> None:
     assert made.wire.clock.now == pytest.approx((time + p.model).max().item())
 
 
-@pytest.mark.parametrize(("tau", "server_waits"), [(1, True), (4000, False)])
+@pytest.mark.parametrize(("tau", "server_waits"), [(1, True), pytest.param(4000, False, marks=pytest.mark.slow)])
 def test_mu_splitfed_hides_the_server_behind_the_slowest_client(tau: int, server_waits: bool) -> None:
     """max(max_m(three forward passes and uploads), tau server steps), the two evaluations of the answer, one number down; one step."""
     made = trial("mu_splitfed", local_steps=1, server_lr=0.0, client_lr=0.0, mu_splitfed={"tau": 1})
