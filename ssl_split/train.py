@@ -106,8 +106,6 @@ def run(config: Config, *, resume: bool = False, tamper: Tap | None = None, on_l
         if newest is not None:
             log(f"resuming {folder} at step {state.step} of {training.total_steps}")
         log(_headline(training))
-        if slow := precision.advice(config.precision, training.device):
-            log(f"note: {slow}")
         with events.following(folder) if config.tensorboard else nullcontext():
             with _stop_signals() as stopped:
                 seconds = -time.monotonic()
@@ -131,10 +129,11 @@ def _result(folder: Path) -> dict[str, Any] | None:
 def _headline(training: Training) -> str:
     config, dataset = training.config, training.dataset
     held = f"sentences of {dataset.size} tokens" if dataset.is_text else f"images of {dataset.size}x{dataset.size}"
+    slow = precision.advice(config.precision, training.device)
     return (f"{config.algorithm} on {dataset.name} ({len(dataset.train)} training {held}), {config.arch} "
             f"x{config.width:g} cut at {config.cut}, {config.cohort_size} of {config.clients} clients, B {config.batch_size}, "
             f"{config.rounds} rounds of {_span(training.lengths)} steps, {config.precision} on {training.device}\n"
-            + describe(training.parts, dataset.train.labels))
+            + describe(training.parts, dataset.train.labels) + (f"\nnote: {slow}" if slow else ""))
 
 
 def _span(lengths: list[int]) -> str:
