@@ -1,18 +1,132 @@
-"""A client from elsewhere as a module: its weights from a file, and what tells it from other clients."""
+"""A client from elsewhere as a module: any that a user's function makes, its weights from a file, and what tells it from other clients.
+
+Weights are read from safetensors, or as a state dict with `weights_only=True`: reading them cannot run code. The file with the function is
+the user's own code, and runs.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import pickle
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from attacks.victim import Victim
+from ssl_split import rng
+from ssl_split.data.imageset import Triple
+from ssl_split.fields import field
 from ssl_split.files import read_tensors
+from ssl_split.models import user
+from ssl_split.quality import SSIM_SIDE
+
+DEFAULT_SIZE = 32
+FAILURES = (RuntimeError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError)
+"""What a module raises for images of a size that it does not take, `torch._assert` included."""
+
+
+@dataclass(frozen=True)
+class ClientOptions:
+    """Which client from elsewhere is attacked."""
+
+    encoder: str | None = field(None, "FILE.py:build, a function that returns the client half: an nn.Module, normalised images -> "
+                                      "activations", section="a client from elsewhere (with folders of pictures)")
+    weights: str | None = field(None, "its weights: .safetensors, or a state dict that torch.load(weights_only=True) reads (default: as "
+                                      "build makes them)")
+    image_size: int | None = field(None, f"pixels per side to which its pictures are brought (default {DEFAULT_SIZE})", low=SSIM_SIDE)
+    mean: tuple[float, float, float] | None = field(None, "of its input's normalisation, in [0, 1] (default: none)")
+    std: tuple[float, float, float] | None = field(None, "of its input's normalisation (default: none)", above=0)
+
+
+class ForeignEncoder:
+    """A client from elsewhere without pictures.
+
+    Args:
+        options: With `encoder`.
+        device: Where it is to be.
+
+    Raises:
+        FileNotFoundError, ValueError: the user's code fails, or weights do not fit what it returns.
+    """
+
+    def __init__(self, options: ClientOptions, *, device: torch.device) -> None:
+        assert options.encoder is not None
+        self.device, self.encoder, self.file = device, options.encoder, options.weights
+        self.size = options.image_size or DEFAULT_SIZE
+        self.mean: Triple = options.mean or (0.0, 0.0, 0.0)
+        self.std: Triple = options.std or (1.0, 1.0, 1.0)
+        self.notices: list[str] = []
+        self.client = self.make(0) if self.file is None else self.filled(self.file)
+        self.digest = self.mark(self.client)
+        self.name = f"{Path(self.encoder.rpartition(':')[0]).stem}-{self.digest[:8]}"
+
+    def make(self, seed: int) -> nn.Module:
+        """A client as `build` makes it, with this seed, in eval mode on the CPU.
+
+        Raises:
+            FileNotFoundError, ValueError: the user's code fails or returns something else.
+        """
+        made = user.call(self.encoder, {"image_size": self.size}, seed=seed, option="encoder", returns="the client half")
+        if not isinstance(made, nn.Module):
+            raise ValueError(f"{self.encoder} must return an nn.Module, not {type(made).__name__}")
+        return made.float().eval()
+
+    def filled(self, file: str) -> nn.Module:
+        """A client with the weights of a file; what the file holds besides becomes a notice.
+
+        Raises:
+            FileNotFoundError, ValueError: there is no such file, or its weights do not fit.
+        """
+        made = self.make(0)
+        self.notices += put_weights(made, read_weights(file), file=file, encoder=self.encoder)
+        return made
+
+    @property
+    def untrained(self) -> nn.Module | None:
+        """The client as `build` makes it; None where no other weights were put into it."""
+        return None if self.file is None else self.make(0)
+
+    def mark(self, client: nn.Module) -> str:
+        """What names a client: a hash of it and of what it sends of two fixed images. Computed in float32 on the CPU, where it still is,
+        so the name does not depend on the device; on another machine it may be another one, which costs a computation.
+
+        Raises:
+            ValueError: it cannot take images of this size.
+        """
+        images = torch.rand(2, 3, self.size, self.size, generator=rng.generator(0, "a client from elsewhere"))
+        with repeatable():
+            return digest(client, self.sent(Victim(client, self.mean, self.std), images))
+
+    def sent(self, victim: Victim, images: Tensor) -> Tensor:
+        """What the client sends of images in [0, 1].
+
+        Raises:
+            ValueError: it cannot take images of this size.
+        """
+        try:
+            return victim.release(images)
+        except FAILURES as error:
+            reason = " ".join(str(error).split())[:160]
+            raise ValueError(f"{self.encoder}: the client fails on images of 3x{self.size}x{self.size} ({type(error).__name__}: {reason}); "
+                             "--image-size sets their size") from None
+
+    def described(self, smashed: Sequence[int], *, dataset: str, sets: Mapping[str, int]) -> dict[str, Any]:
+        """What a result file says of the client.
+
+        Args:
+            smashed: Shape of what it sends of one image.
+            dataset: The folder of the attacked pictures.
+            sets: How many pictures every folder has.
+        """
+        return {"cut": None, "defence": None, "adaptive": None, "smashed_shape": list(smashed), "run": self.name, "dataset": dataset,
+                "encoder": self.encoder, "sets": dict(sets), "notices": list(self.notices),
+                "checkpoint": {"file": Path(self.file).name if self.file else None, "step": None, "finished": True}}
 
 
 def read_weights(file: str) -> dict[str, Tensor]:
@@ -75,7 +189,7 @@ def digest(module: nn.Module, answer: Tensor) -> str:
 
     Args:
         module: The client.
-        answer: What it sends of fixed images, `(n, ...)`, computed as `ForeignClient.mark` does.
+        answer: What it sends of fixed images, `(n, ...)`, computed as `ForeignEncoder.mark` does.
     """
     total = hashlib.sha256(re.sub(r" at 0x[0-9a-fA-F]+", "", repr(module)).encode())  # addresses differ from process to process
     for name, value in (*module.state_dict().items(), ("answer", answer)):

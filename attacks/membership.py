@@ -3,6 +3,8 @@
 Members are training images of the clients; non-members come from the first half of the official test split, in the same class
 proportions and under the same transforms; the attacker's own images are the second half. A score of 0.5 (AUC) is guessing. Beside it
 stands the same attack on the client before training, which has seen no image.
+
+A client from elsewhere (--encoder) needs no run: its members, others and the attacker's pictures are folders.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ import torch
 from attacks import results, rulers
 from attacks.members import metrics, pool, roc, shadows, victims
 from attacks.members.api import AttackOptions, Method, Question
+from attacks.members.elsewhere import ForeignCase, ForeignMembers, refuse
 from attacks.members.infer import Inference, OwnEncoder, attacked, infer, judged, ruler
 from attacks.members.table import METHODS, table
 from attacks.show import defended as defence_line
+from attacks.show import where
 from attacks.view import OwnImages, View
 from probes.bench import Target
 from probes.rulers import network_key
@@ -42,13 +46,15 @@ CURVES = 6
 
 
 @dataclass(frozen=True)
-class Options(AttackOptions, Target):
+class Options(AttackOptions, ForeignMembers, Target):
     """Options of the command."""
 
     device: str = field("auto", "auto, cpu, cuda or cuda:N", section="checkpoint")
-    members: int = field(1000, "members asked about, balanced over clients and classes", low=10, section="images")
-    nonmembers: int | None = field(None, "non-members asked about (default: all of half of the test split that match the members' classes)",
-                                   low=10)
+    members: int | str = field(1000, "members asked about, balanced over clients and classes; with --encoder the folder of pictures that "
+                                     "it was trained on", low=10, section="images")
+    nonmembers: int | str | None = field(None, "non-members asked about (default: all of half of the test split that match the members' "
+                                               "classes); with --encoder a folder of pictures of the same kind, classes and file format, "
+                                               "whose difference from the members is else what an attack finds", low=10)
 
 
 class Case:
@@ -60,6 +66,7 @@ class Case:
 
     def __init__(self, options: Options) -> None:
         self.options = fields.build(Options, fields.to_dict(options))
+        refuse(self.options)
         self.device = pick_device(options.device)
         self.checkpoint = runs.open_checkpoint(options.checkpoint, which=options.which, out=options.out)
         if self.checkpoint.config.dataset == "tsv":
@@ -101,15 +108,22 @@ class Case:
     def sets(self) -> pool.MemberSets:
         """Who is asked about, and with what."""
         parts = self.checkpoint.parts(self.dataset)
-        return pool.choose(self.dataset, parts, members=self.options.members, nonmembers=self.options.nonmembers)
+        members, nonmembers = self.options.members, self.options.nonmembers
+        assert isinstance(members, int)  # folders were refused
+        assert not isinstance(nonmembers, str)
+        return pool.choose(self.dataset, parts, members=members, nonmembers=nonmembers)
 
     @cached_property
     def initial(self) -> Network:
         """The network before training."""
         return self.checkpoint.untrained()
 
-    def view(self, offered: dict[str, Any]) -> View:
-        """What the attack declares, of a trained or an untrained client."""
+    @cached_property
+    def view(self) -> View:
+        """What the attack declares of the checkpoint."""
+        return self._declared(victims.of_checkpoint(self.checkpoint, **self.constants))
+
+    def _declared(self, offered: dict[str, Any]) -> View:
         own, asked = self.sets.own, self.sets.candidates
         everything = offered | {"aux_same": OwnImages(to_float(own.images.to(self.device)), torch.empty(0))}
         everything |= {name: labels.to(self.device) for name, labels in (("aux_labels", own.labels), ("labels", asked.labels))
@@ -145,78 +159,97 @@ class Case:
 
         def compute() -> list[dict[str, Any]]:
             offered = victims.of_untrained(self.initial, config, **self.constants, defence=self.checkpoint.defence)
-            return ruler(attacked(self.view(offered), self.question), self.sets.truth)
+            return ruler(attacked(self._declared(offered), self.question), self.sets.truth)
 
         return rulers.cached_rows(self.checkpoint.run_dir.parent / ".rulers", key, compute, prefix="membership")
 
+    def found(self) -> Inference:
+        """The attack beside its ruler."""
+        view = self.view  # refuses before any encoder is trained
+        return judged(attacked(view, self.question), self.sets.truth, untrained=self.untrained())
+
+    def facts(self) -> dict[str, Any]:
+        """What the result file says of client, images and attacker."""
+        checkpoint, needs = self.checkpoint, self.view.capabilities
+        return {
+            "budget": self.options.budget if self.method.shadows and not self.options.encoders else None,
+            "aux": len(self.sets.own) if "aux_same" in needs else 0, "encoders": len(self.question.shadows), "needs": list(needs),
+            "sets": self.sets.record, "notices": list(self.notices), "cut": checkpoint.config.cut,
+            "smashed_shape": list(self.initial.smashed_shape), "run": checkpoint.run_dir.name, "dataset": checkpoint.config.dataset,
+            "options": self.identity, "checkpoint": checkpoint.reference, "defence": checkpoint.config.defended_with,
+            "adaptive": True if self.defended else None,
+        }
+
 
 def run(options: Options) -> dict[str, Any]:
-    """Attack a checkpoint beside its ruler.
+    """Attack a checkpoint, or a client from elsewhere, beside its ruler.
 
     Returns:
         The contents of `result.json`, and the path of that file under `path`. A result that exists is read, not computed again.
 
     Raises:
-        ValueError: sentences, too few images, or a capability that this run does not offer.
+        ValueError: sentences, too few images, or a capability that this client does not offer.
     """
-    case = Case(options)
-    if (done := results.known(case.path)) is not None:
+    case = Case(options) if options.encoder is None else _elsewhere(options)
+    path = case.path
+    if (done := results.known(path)) is not None:
         return done
     start = time.monotonic()
-    view = case.view(victims.of_checkpoint(case.checkpoint, **case.constants))  # refuses before any encoder is trained
-    scores = attacked(view, case.question)
-    found = judged(scores, case.sets.truth, untrained=case.untrained())
-    result = _facts(case, found, needs=view.capabilities)
-    _files(case, found, result)
-    return results.write(case.path, result, start=start)
+    found = case.found()
+    result = _facts(case, found)
+    _files(path, found, result)
+    return results.write(path, result, start=start)
 
 
-def _facts(case: Case, found: Inference, *, needs: Sequence[str]) -> dict[str, Any]:
+def _elsewhere(options: Options) -> ForeignCase:
+    checked = fields.build(Options, fields.to_dict(options))
+    refuse(checked)
+    return ForeignCase(checked, device=pick_device(checked.device))
+
+
+def _facts(case: Case | ForeignCase, found: Inference) -> dict[str, Any]:
     """The result file but for time and place."""
-    best, checkpoint = found.best, case.checkpoint
+    best, members = found.best, int(found.truth.sum())
     keys = ("place", "score", "auc", "low", "high", "balanced_accuracy", "threshold", "threshold_from", "tpr")
     return {
-        "kind": "attack", "name": f"membership-{case.options.method}",
-        "budget": case.options.budget if case.method.shadows and not case.options.encoders else None,
-        **{k: best[k] for k in keys}, "untrained_auc": best["untrained"]["auc"], "verdict": found.verdict, "rows": found.rows,
+        "kind": "attack", "name": f"membership-{case.options.method}", **{k: best[k] for k in keys},
+        "untrained_auc": best["untrained"]["auc"] if best["untrained"] else None, "verdict": found.verdict, "rows": found.rows,
         "headline": found.headline, "headline_from": "the attacker's own data" if best["validation_auc"] is not None else "the first place",
-        "members": int(case.sets.truth.sum()), "nonmembers": int((~case.sets.truth).sum()), "targets": len(case.sets.truth),
-        "aux": len(case.sets.own) if "aux_same" in needs else 0, "encoders": len(case.question.shadows), "needs": list(needs),
-        "sets": case.sets.record, "notices": list(case.notices), "cut": checkpoint.config.cut,
-        "smashed_shape": list(case.initial.smashed_shape), "run": checkpoint.run_dir.name,
-        "dataset": checkpoint.config.dataset, "options": case.identity, "checkpoint": checkpoint.reference,
-        "defence": checkpoint.config.defended_with, "adaptive": True if case.defended else None,
+        "members": members, "nonmembers": len(found.truth) - members, "targets": len(found.truth), **case.facts(),
     }
 
 
-def _files(case: Case, found: Inference, result: dict[str, Any]) -> None:
+def _files(path: Path, found: Inference, result: dict[str, Any]) -> None:
     """`roc.png`, and every score with the truth as tensors."""
     order = sorted(range(len(found.rows)), key=lambda i: i != found.headline)[:CURVES]
     curves = {f"{found.rows[i]['place']}, {found.rows[i]['score']} (AUC {found.rows[i]['auc']:.3f})":
               metrics.curve(found.scores[i], found.truth) for i in order}
-    title = f"{case.options.method} on {result['run']}, step {case.checkpoint.step}, cut {result['cut']}"
-    roc.save(roc.draw(curves, title=title, smallest=1 / max(result["members"], result["nonmembers"])), case.path.with_name("roc.png"))
-    write_tensors(case.path.with_name("scores.safetensors"), {"scores": found.scores, "members": found.truth},
+    title = f"{_name(result)} on {where(result)}"
+    roc.save(roc.draw(curves, title=title, smallest=1 / max(result["members"], result["nonmembers"])), path.with_name("roc.png"))
+    write_tensors(path.with_name("scores.safetensors"), {"scores": found.scores, "members": found.truth},
                   {"rows": [[row["place"], row["score"]] for row in found.rows]})
+
+
+def _name(result: dict[str, Any]) -> str:
+    return str(result["name"]).removeprefix("membership-")
 
 
 def show(result: dict[str, Any]) -> str:
     """The lines that the command ends with."""
-    at = result["checkpoint"]
     budget = f" ({result['encoders']} encoders of the attacker's own)" if result["encoders"] else ""
-    name = result["name"].removeprefix("membership-")
-    lines = [f"{name}{budget} on {result['run']}, step {at['step']}{'' if at['finished'] else ', unfinished'}: cut "
-             f"{result['cut']}",
+    lines = [f"{_name(result)}{budget} on {where(result)}",
              f"{result['members']} members, {result['nonmembers']} non-members, {result['aux']} images of the attacker's own; needs "
              f"{', '.join(result['needs'])}", *([defence_line(result)] if result.get("defence") else []), "",
-             f"  {'place, score':<32}{'AUC':>6}{'95 %':>17}{'TPR at 1 %':>12}{'0.1 %':>8}{'0 %':>8}{'balanced':>10}{'untrained':>11}"]
+             f"  {'place, score':<32}{'AUC':>6}{'95 %':>17}{'TPR at 1 %':>12}{'0.1 %':>8}{'0 %':>8}{'balanced':>10}"
+             + ("" if result["untrained_auc"] is None else f"{'untrained':>11}")]
     for i, row in enumerate(result["rows"]):
         rates = [row["tpr"][rate]["value"] for rate in ("0.01", "0.001", "0")]
         a, b, c = ("–" if rate is None else f"{rate:.1%}" for rate in rates)
         bound = " " if row["threshold_from"].startswith("the attacker") else "*"
         mark = ">" if i == result["headline"] else " "
+        before = f"{row['untrained']['auc']:>11.3f}" if row["untrained"] else ""
         lines.append(f"{mark} {row['place'] + ', ' + row['score']:<32}{row['auc']:>6.3f}   [{row['low']:.3f}, {row['high']:.3f}]"
-                     f"{a:>10}{b:>8}{c:>8}{row['balanced_accuracy']:>9.1%}{bound}{row['untrained']['auc']:>11.3f}")
+                     f"{a:>10}{b:>8}{c:>8}{row['balanced_accuracy']:>9.1%}{bound}{before}")
     if any(not row["threshold_from"].startswith("the attacker") for row in result["rows"]):
         lines.append("  * threshold chosen on the truth: an upper bound")
     lines += ["", result["verdict"], *(f"Note: {notice}." for notice in notes(result))]
@@ -242,8 +275,12 @@ def main(argv: Sequence[str]) -> int:
         f"{table()}\n\n"
         "examples:\n"
         "  python -m attacks.membership --checkpoint runs/RUN                                  # alignment of random views\n"
-        "  python -m attacks.membership --checkpoint runs/RUN --method lira --budget quick     # trains 2 encoders first\n\n"
-        "writes RUN/attacks/METHOD-HASH/result.json, roc.png and scores.safetensors; a result that exists is printed, not computed again.\n"
+        "  python -m attacks.membership --checkpoint runs/RUN --method lira --budget quick     # trains 2 encoders first\n"
+        "  python -m attacks.membership --encoder client.py:build --weights client.safetensors --members DIR --nonmembers DIR   # any\n"
+        "    client: norm (with --aux DIR), alignment (--augment.*: as it was trained); encodermi, partcrop and lira with --aux DIR\n"
+        "    --own-weights A.safetensors B.safetensors --own-members DIR DIR. The others need more than a client\n\n"
+        "writes RUN/attacks/METHOD-HASH/result.json, roc.png and scores.safetensors (--encoder: OUT/FILE-HASH/attacks/); a result\n"
+        "that exists is printed, not computed again.\n"
         "Encoders of the attacker's own are kept in runs/.shadows/ and serve all methods."))
     allocator.keep_freed_memory()
     try:

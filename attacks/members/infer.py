@@ -120,28 +120,56 @@ def infer(client: Encoder, members: Tensor, nonmembers: Tensor, own: Tensor | No
         ValueError: images out of range, of different sizes or in two sets at once, labels that do not fit them, or an attack that needs
             more than is given.
     """
-    chosen = fields.build(AttackOptions, options)
-    named = {"members": _images(members, "members"), "non-members": _images(nonmembers, "non-members")}
-    if own is not None:
-        named[OWN] = _images(own, "the attacker's images")
-    pool.refuse_sizes(named)
-    pool.refuse_shared(named)
-    _refuse_unfit(chosen, shadows, 0 if own is None else len(own), own_labels)
-    inside, outside = (ImageSet(named[name].images, labels[i] if labels else None) for i, name in enumerate(("members", "non-members")))
-    candidates, truth = pool.mix(inside, outside)
-    known: dict[str, Any] = {"labels": candidates.labels, "aux_labels": own_labels}
-    if own is not None:
-        known["aux_same"] = OwnImages(pool.to_float(named[OWN].images), torch.empty(0))
-    constants: dict[str, Any] = {"mean": mean, "std": std, "options": chosen, "defence": defence or Defence()}
-    unseen = torch.zeros(len(truth), dtype=torch.bool)
-    encoders = [Shadow(_view(e.client, e.server, {}, copy=1 + k, everything=True, **constants), e.seen, unseen)
-                for k, e in enumerate(shadows)]
-    question = Question(candidates.images, augment or Augment(kind="mocov2"), chosen, encoders)
-    before = None if untrained is None else ruler(attacked(_view(untrained, server, known, **constants), question), truth)
-    return judged(attacked(_view(client, server, known, **constants), question), truth, untrained=before)
+    own_images = None if own is None else _images(own, "the attacker's images")
+    inside, outside = (ImageSet(_images(part, name).images, labels[i] if labels else None)
+                       for i, (name, part) in enumerate((("members", members), ("non-members", nonmembers))))
+    asked = Asked(fields.build(AttackOptions, options), inside, outside, own_images, own_labels=own_labels, shadows=shadows,
+                  augment=augment, mean=mean, std=std, defence=defence)
+    return asked.infer(client, server, untrained=None if untrained is None else asked.ruler(untrained, server))
 
 
 OWN = "attacker's own images"
+
+
+class Asked:
+    """What is asked of any client; arguments as in `infer`, images as sets.
+
+    Attributes:
+        truth: Which images of the question are members, bool `(n,)`.
+        question: What an attack is asked.
+
+    Raises:
+        ValueError: as `infer`.
+    """
+
+    def __init__(self, options: AttackOptions, members: ImageSet, nonmembers: ImageSet, own: ImageSet | None = None, *,
+                 own_labels: Tensor | None = None, shadows: Sequence[OwnEncoder] = (), augment: Augment | None = None,
+                 mean: Triple = pool.ZERO, std: Triple = pool.ONE, defence: Defence | None = None) -> None:
+        named = {"members": members, "non-members": nonmembers, **({} if own is None else {OWN: own})}
+        pool.refuse_sizes(named)
+        pool.refuse_shared(named)
+        _refuse_unfit(options, shadows, 0 if own is None else len(own), own_labels)
+        candidates, self.truth = pool.mix(members, nonmembers)
+        self._known: dict[str, Any] = {"labels": candidates.labels, "aux_labels": own_labels}
+        if own is not None:
+            self._known["aux_same"] = OwnImages(pool.to_float(own.images), torch.empty(0))
+        self._constants: dict[str, Any] = {"mean": mean, "std": std, "options": options, "defence": defence or Defence()}
+        unseen = torch.zeros(len(self.truth), dtype=torch.bool)
+        encoders = [Shadow(_view(e.client, e.server, {}, copy=1 + k, everything=True, **self._constants), e.seen, unseen)
+                    for k, e in enumerate(shadows)]
+        self.question = Question(candidates.images, augment or Augment(kind="mocov2"), options, encoders)
+
+    def view(self, client: Encoder, server: Server | None = None) -> View:
+        """What the attack declares of a client."""
+        return _view(client, server, self._known, **self._constants)
+
+    def ruler(self, client: Encoder, server: Server | None = None) -> list[dict[str, Any]]:
+        """What is kept of the attack on a client before training."""
+        return ruler(attacked(self.view(client, server), self.question), self.truth)
+
+    def infer(self, client: Encoder, server: Server | None = None, *, untrained: Sequence[Mapping[str, Any]] | None = None) -> Inference:
+        """The attack on a client beside its ruler."""
+        return judged(attacked(self.view(client, server), self.question), self.truth, untrained=untrained)
 
 
 def _refuse_unfit(options: AttackOptions, shadows: Sequence[OwnEncoder], own: int, own_labels: Tensor | None) -> None:

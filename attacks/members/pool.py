@@ -138,7 +138,8 @@ def refuse_shared(named: dict[str, ImageSet]) -> None:
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
             if shared := len(hashes[one] & hashes[other]):
-                raise ValueError(f"{shared} images are both among the {one} and among the {other}: membership would have two answers")
+                raise ValueError(f"{shared} image{'s are' if shared > 1 else ' is'} both among the {one} and among the {other}: membership "
+                                 "would have two answers")
 
 
 def views(images: Tensor, options: Augment, *, count: int, seed: int, first: int = 0, purpose: str = "membership views") -> Tensor:

@@ -114,7 +114,7 @@ def test_sets_share_no_image_and_non_members_have_the_members_classes() -> None:
 
 def test_shared_images_are_refused() -> None:
     images = _dataset().train
-    with pytest.raises(ValueError, match="1 images are both among the a and among the b"):
+    with pytest.raises(ValueError, match="1 image is both among the a and among the b"):
         pool.refuse_shared({"a": images.select(torch.arange(5)), "b": images.select(torch.arange(4, 9))})
 
 
