@@ -5,108 +5,31 @@ The training split is fitted, the validation part is not touched, and the test l
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
-from probes import rulers
-from probes.features import BEHIND_DEFENCE, KINDS, SMASHED_LIMIT, extract, pixels, pooled_shape
+from probes import kept, rulers
+from probes.features import BEHIND_DEFENCE, pooled_shape
 from probes.statistics import Rate
+from probes.subject import Common as Common
+from probes.subject import Subject as Subject
+from probes.subject import Target as Target
 from ssl_split import fields, precision, run
-from ssl_split.data.images import Dataset, ImageSet
-from ssl_split.defences.api import Defence
-from ssl_split.display import progress
-from ssl_split.fields import field
+from ssl_split.data.images import Dataset
 from ssl_split.models.split import Network
 
 NEUTRAL = ("checkpoint", "which", "out", "data_dir", "device", "extract_batch_size")
 """Options that say where and how fast, not what: they do not name a result."""
 
 
-@dataclass(frozen=True)
-class Target:
-    """Which run is probed, and where its images are."""
-
-    checkpoint: str | None = field(None, "run directory or .safetensors file (default: the newest finished run in --out)",
-                                   section="checkpoint")
-    which: str = field("last", "checkpoint of a run directory", choices=("last", "best"))
-    out: str = field("runs", "folder in which the newest run is looked for")
-    data_dir: str | None = field(None, "folder that holds the data set (default: the one the run was trained with)")
-
-
-@dataclass(frozen=True)
-class Common(Target):
-    """Options of every probe."""
-
-    features: str = field("backbone", "backbone: pooled (headline); received: the same, computed from what a defence lets through; "
-                          "projector: head output; smashed: what the server sees",
-                          choices=KINDS, section="features")
-    smashed_limit: int = field(SMASHED_LIMIT, "most numbers per image kept of smashed data, by averaging", low=1)
-    precision: str = field("fp32", "features in fp32 or under bf16 autocast", choices=("fp32", "bf16"))
-    device: str = field("auto", "auto, cpu, cuda or cuda:N")
-    extract_batch_size: int = field(256, "images per forward pass; changes speed and memory only", low=1)
-
-
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is measured: the network of a run, the untrained one, or raw pixels (`network` is None)."""
-
-    title: str
-    network: Network | None
-    dataset: Dataset
-    options: Common
-    device: torch.device
-    defence: Defence = dataclasses.field(default_factory=Defence)
-    _test: dict[str, Tensor] = dataclasses.field(default_factory=dict)
-
-    def images(self, split: str, indices: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """uint8 images `(n, 3, S, S)` and labels `(n,)` of `train` or `test`, on the device; `indices` as in `features`."""
-        chosen = self._choose(split, indices)
-        assert chosen.labels is not None  # the bench refuses data without labels
-        return chosen.images.to(self.device), chosen.labels.to(self.device)
-
-    def features(self, split: str, indices: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Rows and labels of `train` or `test` images, on the device.
-
-        Args:
-            split: Name of the split.
-            indices: int64 `(n,)`, some images of it; None for all.
-
-        Returns:
-            float32 `(n, d)` and int64 `(n,)`.
-        """
-        chosen = self._choose(split, indices)
-        assert chosen.labels is not None  # the bench refuses data without labels
-        if split == "test" and indices is None:  # read by every share of labels of the fine-tune probe
-            if "rows" not in self._test:
-                self._test["rows"] = self._extract(chosen, split)
-            return self._test["rows"], chosen.labels.to(self.device)
-        return self._extract(chosen, split), chosen.labels.to(self.device)
-
-    def _choose(self, split: str, indices: Tensor | None) -> ImageSet:
-        images = self.dataset.train if split == "train" else self.dataset.test
-        return images if indices is None else images.select(indices)
-
-    def _extract(self, chosen: ImageSet, split: str) -> Tensor:
-        mean, std = self.dataset.mean, self.dataset.std
-        if self.network is None:
-            return pixels(chosen.images, mean=mean, std=std).to(self.device)
-        kind, limit = self.options.features, self.options.smashed_limit
-        with progress(len(chosen), f"{kind} features of {split} images, {self.title}") as bar:
-            rows = extract(self.network, chosen.images, kind=kind, mean=mean, std=std, limit=limit, defence=self.defence,
-                           advance=bar.advance, batch_size=self.options.extract_batch_size, precision=self.options.precision)
-        return rows.to(self.device)
 
 
 @dataclass(frozen=True)
@@ -159,14 +82,25 @@ class Bench:
     @cached_property
     def trained(self) -> Subject:
         """The trained network."""
-        return Subject("this run", self.checkpoint.network().to(self.device), self.dataset, self.options, self.device,
-                       self.checkpoint.defence)
+        return self._subject("this run", self.checkpoint.network())
 
     @cached_property
     def untrained(self) -> Subject:
         """The same network at its initial weights."""
-        return Subject("untrained network", self.checkpoint.untrained().to(self.device), self.dataset, self.options, self.device,
-                       self.checkpoint.defence)
+        return self._subject("untrained network", self.checkpoint.untrained())
+
+    def _subject(self, title: str, network: Network) -> Subject:
+        shelf, origin = kept.shelf(self.checkpoint.run_dir.name), cache(lambda: self._origin(network))
+        keep = None if shelf is None else lambda key, compute: shelf.rows({**origin(), **key}, compute)
+        return Subject(title, network.to(self.device), self.dataset, self.options, self.device, self.checkpoint.defence, keep)
+
+    def _origin(self, network: Network) -> dict[str, Any]:
+        """What changes the features of a network: its weights, the run that they are of, the images, the machine and its programs (whose
+        `results_version` is raised when numbers change)."""
+        config, data = self.checkpoint.config, self.dataset
+        return {"config": config.to_dict(), "network": rulers.network_key(config, network, at_cut=True),
+                "checkpoint": self.checkpoint.reference, "data": data.digest, "mean": list(data.mean), "std": list(data.std),
+                "environment": {k: v for k, v in run.environment().items() if k != "commit"}}
 
     @cached_property
     def pixels(self) -> Subject:
@@ -196,15 +130,15 @@ class Bench:
             weights = {"file": self.checkpoint.path.name, "step": self.checkpoint.step}
             folder = run.result_dir(self.checkpoint.run_dir, "probes", name, {**numbers, "checkpoint": weights})
             path = folder / "result.json"
-            known = _known(path)
-            if known is not None:
+            made = known(path)
+            if made is not None:
                 print(f"{path} exists and is not computed again", file=sys.stderr)
-                found.append({**known, "path": str(path)})
+                found.append({**made, "path": str(path)})
             else:
                 new.append({**self._measured(name, numbers, measure), "path": str(path)})
                 found.append(new[-1])
-        for made in new:
-            run.write_json(Path(made["path"]), {k: v for k, v in made.items() if k != "path"})
+        for one in new:
+            run.write_json(Path(one["path"]), {k: v for k, v in one.items() if k != "path"})
         return found
 
     def _measured(self, name: str, numbers: dict[str, Any], measure: Measure) -> dict[str, Any]:
@@ -266,7 +200,7 @@ def device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _known(path: Path) -> dict[str, Any] | None:
+def known(path: Path) -> dict[str, Any] | None:
     """A result that exists; a damaged file counts as none and is written anew."""
     try:
         values = run.read_json(path) if path.is_file() else None

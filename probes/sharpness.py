@@ -142,8 +142,8 @@ def measure(options: Options) -> dict[str, Any]:
                          "without labels")
     numbers = {k: v for k, v in fields.to_dict(options).items() if k not in ("checkpoint", "which", "out", "data_dir", "device")}
     folder = run.result_dir(checkpoint.run_dir, "measures", "sharpness", {**numbers, "checkpoint": checkpoint.reference})
-    if (folder / "result.json").is_file():
-        return {**run.read_json(folder / "result.json"), "path": str(folder / "result.json")}
+    if (known := bench.known(folder / "result.json")) is not None:
+        return {**known, "path": str(folder / "result.json")}
     dataset = checkpoint.dataset(options.data_dir)
     bench.labelled(dataset)
     chosen = torch.randperm(len(dataset.train), generator=rng.generator(options.seed, "sharpness images"))[: options.images]

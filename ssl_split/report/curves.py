@@ -153,25 +153,28 @@ def _length(run: Run) -> tuple[float, float]:
 
 def _metric(values: Mapping[str, Any], name: str) -> float | None:
     """A number, or the accuracy inside a rate."""
-    return number(values, name) if not isinstance(values.get(name), Mapping) else number(values, name, "accuracy")
+    return number(values, name, "accuracy") if isinstance(values.get(name), dict) else number(values, name)
 
 
 def mean_line(runs: Sequence[Run], name: str, axis: Axis = ROUND, *,
               most: int = POINTS) -> tuple[list[float], list[float], list[float], list[float]]:
     """Place, mean, lowest and highest over seeds where all of them have a value, thinned to `most` points by averaging neighbours. The
-    n-th values of all seeds belong together; their place is the mean of theirs. A training that stopped early counts only where none has
-    finished: it would cut the others short."""
+    n-th values of all runs belong together; their place is the mean of theirs. Runs that repeat a seed are averaged inside it. A training
+    that stopped early counts only where none has finished: it would cut the others short."""
     known = [(run, found) for run in runs if (found := line(run, name, axis))]
-    lines = [found for run, found in known if run.state == FINISHED] or [found for _, found in known]
-    if not lines:
+    known = [(run, found) for run, found in known if run.state == FINISHED] or known
+    if not known:
         return [], [], [], []
-    length = min(map(len, lines))
+    seeds: dict[Any, list[list[tuple[float, float]]]] = {}
+    for run, found in known:
+        seeds.setdefault(run.seed, []).append(found)
+    length = min(len(found) for _, found in known)
     size = -(-length // most)
     x, mean, low, high = [], [], [], []
     for start in range(0, length, size):
-        parts = [seed[start : min(start + size, length)] for seed in lines]
-        values = [fmean(v for _, v in part) for part in parts]
-        x.append(fmean(at for part in parts for at, _ in part))
+        parts = [[point for repeat in seed for point in repeat[start : min(start + size, length)]] for seed in seeds.values()]
+        values = [fmean([v for _, v in part]) for part in parts]
+        x.append(fmean([fmean([at for at, _ in part]) for part in parts]))
         mean.append(fmean(values))
         low.append(min(values))
         high.append(max(values))
@@ -202,7 +205,7 @@ def _curves(study: Study, folder: Path, curve: Curve) -> Drawing:
             ends.append(x[-1])
             panel.plot(x, [scale * v for v in mean], color=look.color, linestyle=look.dash, marker=look.marker, markersize=4,
                        markevery=max(len(x) // 6, 1), linewidth=1.3, label=group.series if across else f"cut {group.cut}")
-            if len(group.runs) > 1:
+            if group.seeds > 1:
                 panel.fill_between(x, [scale * v for v in low], [scale * v for v in high], color=look.color, alpha=0.15, linewidth=0)
         heading(panel, f"cut {one}" if across else one)
         panel.set_xlabel(axis.label)

@@ -31,7 +31,7 @@ from ssl_split.report.table import MONITORS, Group, Study
 
 TEMPLATES, STATIC = Path(__file__).parent / "templates", Path(__file__).parent / "static"
 LIBRARY = "plot.min.js"
-SCRIPTS = ("base.js", "filters.js", "decide.js", "charts.js", "curves.js", "tables.js", "pictures.js", "main.js")
+SCRIPTS = ("base.js", "filters.js", "decide.js", "tradeoff.js", "charts.js", "curves.js", "tables.js", "pictures.js", "main.js")
 
 IMAGES = 8
 """Reconstructed images per run in the page."""

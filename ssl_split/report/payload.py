@@ -190,14 +190,14 @@ def _curves(study: Study) -> list[dict[str, Any]]:
     shown = curves.known(study)
     most = max(LEAST, min(MOST, POINTS // max(1, len(shown) * len(study.groups))))
     return [{"name": c.name, "title": c.title, "label": c.label, "caption": c.caption, "x": c.axis.label, "log": c.log,
-             "lines": {str(i): found for i, g in enumerate(study.groups) if (found := _line(g.runs, c, most))}} for c in shown]
+             "lines": {str(i): found for i, g in enumerate(study.groups) if (found := _line(g, c, most))}} for c in shown]
 
 
-def _line(runs: Sequence[Run], curve: curves.Curve, most: int) -> list[list[float | None]]:
+def _line(group: Group, curve: curves.Curve, most: int) -> list[list[float | None]]:
     """Place, mean, and with several seeds lowest and highest."""
-    x, mean, low, high = curves.mean_line(runs, curve.metric, curve.axis, most=most)
+    x, mean, low, high = curves.mean_line(group.runs, curve.metric, curve.axis, most=most)
     scaled = [[rounded(at, 4), *(rounded(curve.scale * v, 4) for v in ends)] for at, *ends in zip(x, mean, low, high, strict=True)]
-    return scaled if len(runs) > 1 else [point[:2] for point in scaled]
+    return scaled if group.seeds > 1 else [point[:2] for point in scaled]
 
 
 class _Parts:

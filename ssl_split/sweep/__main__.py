@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from probes import kept
 from ssl_split import config as configuration
 from ssl_split import fields
 from ssl_split.config import Config
@@ -46,6 +47,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--cpus-per-job", metavar="N", type=int, help="processors of a job, with --ray [1]")
     made.add_argument("--shard", metavar="I/N", help="the I-th of N parts of the runs, from 1; the parts may run at once anywhere")
     made.add_argument("--retries", metavar="N", type=int, default=0, help="how often a job that failed is tried again [0]")
+    made.add_argument("--keep-features", metavar="GIB", type=float, default=kept.MOST, help="GiB of features that the probes of a run may "
+                      f"share on disk until its last one has ended; 0 keeps none [{kept.MOST:g}]")
     made.add_argument("--list", action="store_true", help="print the commands and how each job stands, and run nothing")
     made.error = _refuse  # type: ignore[method-assign, assignment]
     return made
@@ -69,6 +72,8 @@ def main(argv: Sequence[str]) -> int:
     sweep = plan.read(known.file, overrides=overrides(rest))
     directory = Path(known.out or Path("sweeps") / sweep.name)
     places = workers(known, directory)
+    if not 0 <= known.keep_features < float("inf"):
+        raise ValueError(f"--keep-features {known.keep_features:g} is impossible: it must be a number of GiB, 0 (none are kept) or more")
     work = shard(jobs(sweep, directory), known.shard)
     if known.list:
         return show(work)
@@ -82,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
         with places as entered:
             print(f"sweep {sweep.name}: {len(work)} jobs ({trainings} trainings, {len(sweep.stages)} stages each) in {directory}"
                   + (f", {entered.room()} at a time" if entered.room() > 1 else ""), file=sys.stderr, flush=True)
-            execute(work, book, workers=entered, retries=known.retries)
+            execute(work, book, workers=entered, retries=known.retries, features_gib=known.keep_features)
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on, and `python -m ssl_split.report {directory}` shows what there is", file=sys.stderr)
         return 130

@@ -59,9 +59,9 @@ class Book:
         entry["failures"] = max(entry["failures"], elsewhere.get("failures", 0))
         return entry["failures"] - self.failed_before[job.key], elsewhere.get("reason")
 
-    def fail(self, job: Job, state: str, *, reason: str, seconds: float | None) -> None:
-        """Note one more failure of a job whose log this sweep holds, and how it stands now."""
-        self.entries[job.key]["failures"] += 1
+    def fail(self, job: Job, state: str, *, reason: str, seconds: float | None, noted: bool = False) -> None:
+        """Note one more failure of a job, and how it stands now; `noted`: who ran it has counted the failure."""
+        self.entries[job.key]["failures"] += not noted
         self.set(job, state, reason=reason, seconds=seconds)
 
     def set(self, job: Job, state: str, *, reason: str | None = None, seconds: float | None = None, pid: int | None = None) -> None:
@@ -134,6 +134,22 @@ class Book:
         left = [e for e in self.entries.values() if e["state"] in (WAITING, RUNNING)]
         means = {sort: fmean(group) for sort, group in measured.items()}
         return sum(max(0.0, means.get(e["sort"], overall) - elapsed.get(e["key"], 0.0)) for e in left)
+
+
+def note_failure(directory: Path, key: str, reason: str) -> bool:
+    """Count a failure of a job whose log is held here, on a machine that has no `Book`: no other sweep may take the job before.
+
+    Returns:
+        Whether it was counted; if not, whose job it is has to do it.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError), _alone(directory / ".jobs.lock"):
+        values = read_json(directory / FILE)
+        entry = next((e for e in values["jobs"] if e["key"] == key), None)
+        if entry is not None:
+            entry.update(failures=entry.get("failures", 0) + 1, reason=reason)
+            write_json(directory / FILE, values)
+            return True
+    return False
 
 
 def _standing(entry: dict[str, Any]) -> dict[str, Any]:

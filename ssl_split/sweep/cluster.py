@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ssl_split.sweep.processes import Ended, claim, cores, launch, reason, threads
+from ssl_split.sweep.book import note_failure
+from ssl_split.sweep.processes import NOTHING, Ended, claim, cores, launch, reason, threads
 
 STOP_SECONDS = 100.0
 """How long a stopped command may take to save: less than the sweep waits for its task."""
@@ -85,11 +86,11 @@ class Cluster:
         fit = resources.get("CPU", 0.0) // self.cpus
         return int(fit if self.runs_per_gpu is None else min(fit, resources.get("GPU", 0.0) * self.runs_per_gpu))
 
-    def start(self, words: Sequence[str], log: IO[str]) -> Task:
+    def start(self, words: Sequence[str], log: IO[str], environment: Mapping[str, str] = NOTHING) -> Task:
         """Hand a command to Ray; the worker takes the log's lock."""
         log.close()
         file = Path(log.name).resolve()
-        return Task(self.ray, self.work.remote(tuple(words), str(file), self._sight(), self.environment))
+        return Task(self.ray, self.work.remote(tuple(words), str(file), self._sight(), {**self.environment, **environment}))
 
     def _sight(self) -> Sight:
         return Sight(os.getcwd(), str(self.mark), self.see_seconds)
@@ -207,7 +208,9 @@ def work(words: Sequence[str], file: str, sight: Sight, environment: Mapping[str
                 child.wait(STOP_SECONDS)
             child.kill()
             return Ended(time.monotonic() - start, "stopped")
-    return Ended(time.monotonic() - start, reason(Path(file), begin, child.returncode))
+        why = reason(Path(file), begin, child.returncode)
+        noted = why is not None and note_failure(Path(file).parents[1], Path(file).stem, why)  # before another sweep can take the job
+    return Ended(time.monotonic() - start, why, noted=noted)
 
 
 @contextlib.contextmanager

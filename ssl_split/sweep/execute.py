@@ -18,6 +18,7 @@ from rich.console import Console
 from ssl_split.report.text import seconds as duration
 from ssl_split.sweep.board import Lines, shown
 from ssl_split.sweep.book import DONE, FAILED, RUNNING, SKIPPED, WAITING, Book
+from ssl_split.sweep.features import Features
 from ssl_split.sweep.jobs import Job
 from ssl_split.sweep.processes import Child, Ended, Local, Workers, claim
 
@@ -36,7 +37,8 @@ class Running:
     start: float
 
 
-def execute(plan: Sequence[Job], book: Book, *, workers: Workers | None = None, retries: int = 0, console: Console | None = None) -> None:
+def execute(plan: Sequence[Job], book: Book, *, workers: Workers | None = None, retries: int = 0, console: Console | None = None,
+            features_gib: float = 0.0) -> None:
     """Run what is not done yet; the outcome is in the book.
 
     Args:
@@ -46,6 +48,7 @@ def execute(plan: Sequence[Job], book: Book, *, workers: Workers | None = None, 
             first; with room for one, the plan's order.
         retries: How often a job that failed is tried again; failures in other sweeps that share the directory count, from this start on.
         console: Where progress is shown; stderr if None.
+        features_gib: Most GiB of features that the probes of a run share on disk.
 
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM; the children were stopped, and the next start goes on.
@@ -59,19 +62,21 @@ def execute(plan: Sequence[Job], book: Book, *, workers: Workers | None = None, 
                 book.note(job, DONE)
         book.write([job.key for job in plan if book.state(job.key) == DONE or not _taken(book, job)])
         with shown(book, workers.room, console) as board:
-            pool = _Pool(plan, book, workers, retries=retries, board=board)
+            pool = _Pool(plan, book, workers, retries=retries, board=board, features=Features(book.directory, plan, features_gib))
             try:
                 pool.run()
             except BaseException:
                 pool.stop()
                 raise
+            finally:
+                pool.features.remove()
 
 
 class _Pool:
     """Jobs at work and those that wait."""
 
-    def __init__(self, plan: Sequence[Job], book: Book, workers: Workers, *, retries: int, board: Lines) -> None:
-        self.plan, self.book, self.workers, self.board = plan, book, workers, board
+    def __init__(self, plan: Sequence[Job], book: Book, workers: Workers, *, retries: int, board: Lines, features: Features) -> None:
+        self.plan, self.book, self.workers, self.board, self.features = plan, book, workers, board, features
         self.running: list[Running] = []
         self.retries = retries
         self.number = {job.key: f"[{i}/{len(plan)}]" for i, job in enumerate(plan, 1)}
@@ -92,6 +97,7 @@ class _Pool:
                     self._end(one, how)
                 finally:
                     one.child.release()  # not before the book says how it ended: another sweep would try it again
+                self.features.ended(one.job, self.book)
             if not ended:
                 if not self.running and not self._waiting():
                     self._take_over()
@@ -122,6 +128,7 @@ class _Pool:
             reason = reason or "another sweep noted no reason"
             self.book.set(job, FAILED, reason=reason)
             self.board.say(f"{self.number[job.key]} {job.label}: failed elsewhere: {reason}")
+        self.features.ended(job, self.book)
         return self.book.state(job.key) != WAITING
 
     def _take_over(self) -> None:
@@ -141,12 +148,14 @@ class _Pool:
                 ready.append(job)
         if self.workers.room() > 1 and ready:
             expected = self.book.expected()
-            ready.sort(key=lambda job: -expected[job.key] - max((expected[k] for k in self.after.get(job.key, ())), default=0.0))
+            running = [one.job for one in self.running]
+            ready.sort(key=lambda job: (self.features.rank(job, running), -expected[job.key] - max(
+                (expected[k] for k in self.after.get(job.key, ())), default=0.0)))
         return ready
 
     def _start(self, job: Job, log: IO[str]) -> None:
         """Start a child."""
-        child = self.workers.start(job.start_words(), log)
+        child = self.workers.start(job.start_words(), log, self.features.environment(job))
         self.running.append(Running(job, child, time.monotonic()))
         self.book.set(job, RUNNING, pid=child.pid)
 
@@ -163,8 +172,8 @@ class _Pool:
             self.board.say(f"{self.number[job.key]} {job.label}: done in {duration(how.seconds)}")
             return
         reason = "it ended well but its result file is missing" if how.reason is None else how.reason
-        again = self.book.failures(job)[0] < self.retries
-        self.book.fail(job, WAITING if again else FAILED, reason=reason, seconds=None if again else how.seconds)
+        again = self.book.failures(job)[0] - how.noted < self.retries
+        self.book.fail(job, WAITING if again else FAILED, reason=reason, seconds=None if again else how.seconds, noted=how.noted)
         more = ", and is tried again" if again else ""
         self.board.say(f"{self.number[job.key]} {job.label}: failed: {reason}{more}")
 

@@ -29,7 +29,7 @@ from typing import Any
 
 from ssl_split import config as configuration
 from ssl_split import fields
-from ssl_split.config import Config
+from ssl_split.config import UNSPLIT, Config
 from ssl_split.fields import flatten
 from ssl_split.sweep import conditions
 
@@ -264,8 +264,11 @@ def _converted(arms: Sequence[str], name: str, value: Any, where: str) -> Any:
 
 
 def _values(given: Mapping[str, Any]) -> dict[str, Any]:
-    """All fields by dotted names, of their types; that they go together is not checked."""
-    return flatten(fields.to_dict(fields.build(Config, given)))
+    """All fields by dotted names, as `config.from_dict` has them; that they go together is not checked."""
+    if "cut" not in given and given.get("algorithm") in UNSPLIT:
+        given = {**given, "cut": "full"}
+    held = flatten(fields.to_dict(fields.build(Config, given)))
+    return {**held, "cut": int(held["cut"])} if str(held["cut"]).isdigit() else held
 
 
 def _cells(base: str, fixed: Mapping[str, Any], axes: Mapping[str, tuple[Any, ...]], arms: Mapping[str, Mapping[str, Any]],

@@ -15,12 +15,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Protocol
 
 from ssl_split import locks
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,13 @@ class Ended:
         seconds: It took.
         reason: Of its failure; None if its exit code was 0.
         taken: Whether it did nothing because another sweep is at the job.
+        noted: Whether its failure stands in the job list already.
     """
 
     seconds: float
     reason: str | None = None
     taken: bool = False
+    noted: bool = False
 
 
 class Child(Protocol):
@@ -68,8 +72,8 @@ class Workers(Protocol):
     def room(self) -> int:
         """How many at a time."""
 
-    def start(self, words: Sequence[str], log: IO[str]) -> Child:
-        """Start `python words` where there is room; `log` is locked, and the child's from now on."""
+    def start(self, words: Sequence[str], log: IO[str], environment: Mapping[str, str] = NOTHING) -> Child:
+        """Start `python words` with further variables where there is room; `log` is locked, and the child's from now on."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,11 @@ def _named(gpus: Sequence[str], visible: str | None) -> dict[int, str]:
     if twice := [n for i, n in enumerate(numbers) if n in numbers[:i]]:
         raise ValueError(f"--gpus names GPU {twice[0]} twice: --runs-per-gpu 2 has two jobs at a time on each")
     if visible is None:
+        here = gpus_here()
+        if beyond := [n for n in numbers if n >= here]:
+            legal = "is only GPU 0" if here == 1 else f"are GPUs 0 to {here - 1}"
+            raise ValueError(f"--gpus {beyond[0]}: " + (f"there {legal} on this machine" if here else
+                             "PyTorch finds no GPU on this machine; without --gpus jobs run on the processor"))
         return {n: str(n) for n in numbers}
     names = (name.strip() for name in visible.split(","))
     given = list(itertools.takewhile(lambda name: name.isdecimal() or name.startswith(("GPU-", "MIG-")), names))  # as CUDA reads it
@@ -133,6 +142,13 @@ def _named(gpus: Sequence[str], visible: str | None) -> dict[int, str]:
         held = f"only {len(given)} GPU{'' if len(given) == 1 else 's'}" if given else "no GPU"
         raise ValueError(f"--gpus {beyond[0]}: {VISIBLE}={visible} gives this process {held}, counted from 0")
     return {n: given[n] for n in numbers}
+
+
+def gpus_here() -> int:
+    """GPUs that PyTorch finds."""
+    import torch  # slow to import, and only --gpus needs it
+
+    return torch.cuda.device_count()
 
 
 def threads(count: int) -> dict[str, str]:
@@ -204,10 +220,10 @@ class Local:
         """How many places there are."""
         return len(self.places)
 
-    def start(self, words: Sequence[str], log: IO[str]) -> Process:
+    def start(self, words: Sequence[str], log: IO[str], environment: Mapping[str, str] = NOTHING) -> Process:
         """Start a child in the first place that is free."""
         slot = next(s for s in self.places if s.name not in self.busy or self.busy[s.name].popen.poll() is not None)
-        popen, begin = launch(words, log, slot.environment)
+        popen, begin = launch(words, log, {**slot.environment, **environment})
         self.busy[slot.name] = Process(slot, popen, log, begin, time.monotonic())
         return self.busy[slot.name]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from probes import bench, finetune, knn, linear, rulers
+from probes import bench, finetune, knn, linear, rulers, subject
 from probes.rulers import verdict
 from probes.statistics import Rate
 from ssl_split import config
@@ -88,7 +88,7 @@ def test_a_result_that_exists_is_printed_not_computed(
 ) -> None:
     module.main(["--checkpoint", str(run_dir), *argv])
     first = capsys.readouterr().out
-    monkeypatch.setattr(bench, "extract", _never)
+    monkeypatch.setattr(subject, "extract", _never)
     module.main(["--checkpoint", str(run_dir), *argv, "--extract-batch-size", "7", "--device", "cpu"])
     assert capsys.readouterr().out == first
 

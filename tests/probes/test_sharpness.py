@@ -73,6 +73,11 @@ def test_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["loss_uphill"] > found["loss"] > 0
     assert found["images"] == 40
     assert Path(found["path"]).is_file()
+    for damaged in ("{", "[1]", "\xff"):
+        Path(found["path"]).write_text(damaged, encoding="latin-1")
+        again = sharpness.measure(sharpness.Options(checkpoint=str(done.path), images=40, iterations=4, directions=2))
+        assert [again[k] for k in ("loss", "largest_eigenvalue")] == [found[k] for k in ("loss", "largest_eigenvalue")]
+        assert Path(found["path"]).read_text().startswith("{\n")
     ssl = train.run(tiny(tmp_path, max_steps=2))
     with pytest.raises(ValueError, match="no classifier"):
         sharpness.measure(sharpness.Options(checkpoint=str(ssl.path)))

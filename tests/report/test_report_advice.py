@@ -10,7 +10,7 @@ import synthetic_runs as made
 from ssl_split.report import build
 from ssl_split.report.advice import advise
 from ssl_split.report.collect import collect
-from ssl_split.report.decide import first_budget, recommend, rivals
+from ssl_split.report.decide import Budget, first_budget, front, recommend, rivals
 from ssl_split.report.table import Study, study
 
 
@@ -50,6 +50,42 @@ def test_a_choice_that_learned_nothing_is_called_so(tmp_path: Path) -> None:
     assert advice is not None
     assert ("Its accuracy is not clearly above raw pixels and an untrained network: within this budget nothing was learned that they do "
             "not give.") in advice.notes
+
+
+BLIND = ((1, 0.5, 2.0, 50.0), (5, 0.6, 0.0, 80.0), (7, 0.6, -0.3, 70.0), (9, 0.7, 0.4, 60.0), (11, 0.4, -5.0, 90.0))
+"""Cut, accuracy, R2, MiB: no attack, three that see nothing, two of them worse than a guess, and one that sees much."""
+
+
+def blind_settings(directory: Path) -> None:
+    """Runs with these numbers; an R2 of 2 stands for no attack."""
+    for cut, accuracy, r2, mib in BLIND:
+        run = made.make_run(directory, cut=cut)
+        made.add_probe(run, accuracy)
+        made.change(run, "result.json", mib_per_client=mib)
+        if r2 < 1:
+            made.add_attack(run, (1 - r2) * made.BLIND_MSE)
+
+
+def test_an_attack_that_fails_worse_is_no_more_private(tmp_path: Path) -> None:
+    """At R2 0, -.3 and -5 nothing is known: the more accurate leaks least, then who sends less; R2 -5 at 40 % is on no front."""
+    blind_settings(tmp_path)
+    groups = read(tmp_path).groups
+    assert [g.mean("r2") for g in groups if g.cut in (5, 7, 11)] == pytest.approx([0.0, -0.3, -5.0])
+
+    def chosen(goal: str, **limits: float) -> int | str:
+        found = recommend(groups, Budget(**limits), goal)
+        assert found is not None
+        return found.cut
+
+    assert chosen("private") == 7
+    assert chosen("private", accuracy=0.65) == 9
+    assert chosen("accurate", leakage=0.1) == 7
+    assert chosen("cheap") == 9
+    assert [g.cut for g in front(groups)] == [9, 7]
+    assert first_budget(groups).leakage == pytest.approx(0.2)
+    advice = advise(groups)
+    assert advice is not None
+    assert advice.chosen.cut == 7
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import synthetic_runs as made
 import yaml
+from test_report_advice import blind_settings
 
 from ssl_split.report import build, curves, figures
 from ssl_split.report.collect import collect
@@ -116,6 +117,20 @@ def test_the_page_recommends_what_python_does(browser: Any, reported: Path, goal
                     expected = chosen and [chosen.anchor, [g.anchor for g in rivals(groups, budget, chosen)]]
                     assert got == expected, asked
         assert page.evaluate("front(data.groups).map((g) => g.anchor)") == [g.anchor for g in front(groups)]
+
+
+@pytest.mark.parametrize("goal", ["accurate", "private", "cheap"])
+def test_page_and_python_take_no_attack_below_a_guess_for_more_private(browser: Any, tmp_path: Path, goal: str) -> None:
+    blind_settings(tmp_path)
+    groups = read(tmp_path).groups
+    with Visit(browser, write(tmp_path)) as page:
+        for leakage in (0.0, 0.2, 1.0):
+            chosen = recommend(groups, Budget(leakage), goal)
+            assert chosen is not None
+            assert page.evaluate("([b, goal]) => recommend(data.groups, b, goal).anchor", [{"leakage": leakage}, goal]) == chosen.anchor
+        assert page.evaluate("front(data.groups).map((g) => g.anchor)") == [g.anchor for g in front(groups)]
+        page.locator("#goal").select_option("private")
+        assert page.locator("#chosen").inner_text().endswith("cut 7")
 
 
 def test_sliders_change_the_recommendation(browser: Any, reported: Path) -> None:
@@ -347,10 +362,23 @@ def test_phone_and_dark_mode(browser: Any, reported: Path, width: int, scheme: s
         assert (paper < ink) == (scheme == "dark")
 
 
+def test_what_is_far_below_is_made_when_it_comes_near(browser: Any, reported: Path) -> None:
+    """The long tables too; a number that leads to them, and the filters, find them."""
+    with Visit(browser, reported, viewport={"width": 1000, "height": 600}) as page:
+        rows = page.locator("#outcomes-body tbody tr")
+        assert rows.count() == 0
+        page.locator("#outcomes h2").scroll_into_view_if_needed()
+        rows.first.wait_for()
+        before = rows.count()
+        page.evaluate("wanted.algorithm.delete('mocosfl'); changed()")
+        sync_api.expect(rows).to_have_count(before // 2, timeout=30_000)
+
+
 def test_paper_shows_every_chart(browser: Any, reported: Path) -> None:
-    """Charts that were never scrolled to are drawn before printing."""
+    """Charts and tables that were never scrolled to are drawn before printing."""
     with Visit(browser, reported) as page:
         page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+        assert page.locator("#outcomes-body table").count() >= 2
         assert page.locator("#charts .chart:not(:has(svg))").count() == 0
         page.emulate_media(media="print")
         assert page.locator("#filters").is_hidden()

@@ -58,6 +58,30 @@ def test_repeats_are_averaged_inside_their_seed(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_curves_average_repeats_inside_their_seed(tmp_path: Path) -> None:
+    """Losses 1 and 3 of seed 0, 6 of seed 1: the mean is 4, and the band goes from 2 to 6; repeats of a single seed have no band."""
+    for seed, loss in ((0, 1.0), (0, 3.0), (1, 6.0)):
+        run = made.make_run(tmp_path / "made" / str(loss), seed=seed, rounds=4)
+        (run / "metrics.jsonl").write_text("".join(json.dumps({"step": s, "round": s, "loss": loss + s}) + "\n" for s in range(4)))
+        run.rename(tmp_path / f"run-{loss}")
+    (group,) = read(tmp_path).groups
+    _, mean, low, high = curves.mean_line(group.runs, "loss")
+    assert [(m - s, a - s, b - s) for s, (m, a, b) in enumerate(zip(mean, low, high, strict=True))] == [pytest.approx((4, 2, 6))] * 4
+    _, mean, low, high = curves.mean_line(group.runs, "loss", most=2)
+    assert (mean, low, high) == (pytest.approx([4.5, 6.5]), pytest.approx([2.5, 4.5]), pytest.approx([6.5, 8.5]))
+    assert [len(point) for point in drawn_line(tmp_path)] == [4] * 4
+    shutil.rmtree(tmp_path / "run-6.0")
+    assert [len(point) for point in drawn_line(tmp_path)] == [2] * 4
+
+
+def drawn_line(directory: Path) -> list[list[float]]:
+    """What the page draws of the only setting's loss."""
+    (loss,) = (c for c in made.data_of(build.write(directory).read_text(encoding="utf-8"))["curves"] if c["name"] == "curve-loss")
+    line: list[list[float]] = loss["lines"]["0"]
+    return line
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_runs_of_an_earlier_version_are_a_setting_of_their_own(tmp_path: Path) -> None:
     """The newest keeps the name of the setting; one that has not started has no version and stays with it."""
     for seed, version in ((0, 1), (1, 2), (2, 2)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -9,8 +10,9 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -18,6 +20,7 @@ from ssl_split.sweep import cluster
 from ssl_split.sweep.__main__ import main
 from ssl_split.sweep.book import DONE, FAILED, WAITING, Book
 from ssl_split.sweep.execute import execute
+from ssl_split.sweep.processes import NOTHING, Child, Ended, claim
 from tests.sweep.test_sweep_execute import COUNT, FINISH, WAIT, probe, starts, states, training, until
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +41,71 @@ def test_flags_of_this_machine_and_of_ray_do_not_go_together(tmp_path: Path, wor
     with pytest.raises(ValueError, match=said):
         main([str(ROOT / "configs/sweeps/quick.yaml"), "--out", str(tmp_path / "out"), *words])
     assert not (tmp_path / "out").exists()
+
+
+class Threads:
+    """Workers that do what a worker of Ray does, each in a thread."""
+
+    def __init__(self, mark: Path) -> None:
+        self.sight = cluster.Sight(os.getcwd(), str(mark), 1.0)
+
+    def room(self) -> int:
+        return 1
+
+    def start(self, words: Sequence[str], log: IO[str], environment: Mapping[str, str] = NOTHING) -> Child:
+        log.close()
+        return InThread(lambda: cluster.work(words, log.name, self.sight, environment))
+
+
+class InThread:
+    """A job in a thread."""
+
+    place, pid = "a thread", None
+
+    def __init__(self, work: Callable[[], Ended]) -> None:
+        self.found: list[Ended] = []
+        threading.Thread(target=lambda: self.found.append(work())).start()
+
+    def ended(self) -> Ended | None:
+        return self.found[0] if self.found else None
+
+    def stop(self) -> None: ...
+
+    def wait(self, seconds: float) -> None: ...
+
+    def release(self) -> None: ...
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_worker_counts_its_failure_while_it_has_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, retries: int) -> None:
+    """No other sweep can take the job before, and it counts once."""
+    bad, good = training(tmp_path, "bad", COUNT + "sys.exit('error: the reason')"), training(tmp_path, "good")
+    real, free = cluster.note_failure, []
+
+    def looks(directory: Path, key: str, why: str) -> bool:
+        noted = real(directory, key, why)
+        free.append(claim(directory / "logs" / f"{key}.log"))
+        other = Book(directory, [bad], {})  # of a sweep that began before
+        assert other.failures(bad) == (len(free), "the reason")
+        return noted
+
+    monkeypatch.setattr(cluster, "note_failure", looks)
+    book = Book(tmp_path, [bad, good], {})
+    (tmp_path / "mark").touch()
+    execute([bad, good], book, workers=Threads(tmp_path / "mark"), retries=retries)
+    assert free == [None] * (retries + 1)
+    assert starts(bad) == retries + 1
+    assert states(tmp_path) == {"bad": FAILED, "good": DONE}
+    (entry,) = (e for e in json.loads((tmp_path / "jobs.json").read_text())["jobs"] if e["key"] == "bad")
+    assert (entry["failures"], entry["reason"]) == (retries + 1, "the reason")
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"jobs": []}', '{"jobs": 3}'])
+def test_a_failure_that_a_worker_cannot_count_is_left_to_the_sweep(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "jobs.json").write_text(content)
+    assert not cluster.note_failure(tmp_path, "bad", "the reason")
+    assert not cluster.note_failure(tmp_path / "nowhere", "bad", "the reason")
 
 
 @pytest.fixture(scope="module")

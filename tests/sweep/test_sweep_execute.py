@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ssl_split.sweep import processes
 from ssl_split.sweep.__main__ import parser, shard, workers
 from ssl_split.sweep.book import DONE, FAILED, SKIPPED, WAITING, Book
 from ssl_split.sweep.execute import execute
@@ -191,13 +192,14 @@ def test_several_jobs_run_at_a_time_each_bound_to_its_place(tmp_path: Path) -> N
     trains = [training(tmp_path, name, code) for name in "abc"]
     work = [*trains, *(probe(t) for t in trains)]
     book = Book(tmp_path, work, {})
-    execute(work, book, workers=Local(slots(gpus=["3"], per_gpu=2)))
+    execute(work, book, workers=Local(slots(gpus=["3"], per_gpu=2, visible="0,1,2,3")))
     assert book.count() == {DONE: 6}
     assert {(t.run / "ready").read_text()[-1] for t in trains} == {"3"}
     assert all(starts(t) == 2 for t in trains)
 
 
-def test_places() -> None:
+def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "gpus_here", lambda: 2)
     threads = str(max(1, cores() // 2))
     assert [s.environment for s in slots()] == [{}]
     assert [s.environment["OMP_NUM_THREADS"] for s in slots(jobs=2)] == [threads, threads]
@@ -219,9 +221,30 @@ def test_places() -> None:
     ({"gpus": ["0"], "visible": ""}, "gives this process no GPU"),
     ({"gpus": ["0"], "visible": "-1"}, "gives this process no GPU"),
 ])
-def test_impossible_places_are_refused(wrong: dict[str, Any], said: str) -> None:
+def test_impossible_places_are_refused(wrong: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "gpus_here", lambda: 1)
     with pytest.raises(ValueError, match=said):
         slots(**wrong)
+
+
+@pytest.mark.parametrize(("here", "words", "said"), [
+    (1, "7", r"^--gpus 7: there is only GPU 0 on this machine$"),
+    (4, "0,3,4,5", r"^--gpus 4: there are GPUs 0 to 3 on this machine$"),
+    (0, "0", r"^--gpus 0: PyTorch finds no GPU on this machine; without --gpus jobs run on the processor$"),
+])
+def test_gpus_that_the_machine_does_not_have_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: int, words: str, said: str
+                                                         ) -> None:
+    """By what PyTorch finds, where no variable says what this process was given; without `--gpus` nobody asks it."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: here)
+    with pytest.raises(ValueError, match=said):
+        workers(parser().parse_args(["quick.yaml", "--gpus", words]), tmp_path)
+    if here:
+        with workers(parser().parse_args(["quick.yaml", "--gpus", str(here - 1)]), tmp_path) as entered:
+            assert entered.room() == 1
+    monkeypatch.setattr(processes, "gpus_here", lambda: pytest.fail("asked"))
+    with workers(parser().parse_args(["quick.yaml", "--jobs", "2"]), tmp_path) as entered:
+        assert entered.room() == 2
 
 
 @pytest.mark.parametrize(("words", "said"), [

@@ -108,6 +108,21 @@ def test_a_flag_may_leave_a_condition_without_runs(tmp_path: Path) -> None:
         plan.read(write(tmp_path, axes={"seed": [0], "cut": [1]}, conditions=[{"if": {"seed": 1}, "then": {"cut": 13}}]))
 
 
+@pytest.mark.parametrize("full", ["full", ["full", 7]])
+def test_an_unsplit_algorithm_has_cut_full_in_conditions_too(tmp_path: Path, full: Any) -> None:
+    """Without an axis of cuts: FedAvg's cut is full, MocoSFL's the default 13; a cut that none has is still a mistake."""
+    axes = {"seed": [0, 1], "algorithm": ["fedavg", "mocosfl"]}
+    rules = [{"if": {"cut": "full"}, "then": {"seed": 0}}]
+    found = [(c.config.seed, c.config.algorithm, c.config.cut) for c in plan.read(write(tmp_path, axes=axes, conditions=rules,
+                                                                                        stages=None)).cells]
+    assert found == [(0, "fedavg", "full"), (0, "mocosfl", 13), (1, "mocosfl", 13)]
+    rules = [{"if": {"algorithm": "fedavg"}, "then": {"cut": full}}, {"if": {"cut": "13"}, "then": {"seed": 1}}]
+    kept = [(c.config.seed, c.config.algorithm) for c in plan.read(write(tmp_path, axes=axes, conditions=rules, stages=None)).cells]
+    assert kept == [(0, "fedavg"), (1, "fedavg"), (1, "mocosfl")]
+    with pytest.raises(ValueError, match=r"no run of the sweep has cut = 7 \(there are: full, 13\)"):
+        plan.read(write(tmp_path, axes=axes, conditions=[{"if": {"cut": 7}, "then": {"seed": 0}}], stages=None))
+
+
 def test_what_a_condition_leaves_out_may_be_impossible(tmp_path: Path) -> None:
     """A cut that one network has and another has not."""
     file = write(tmp_path, axes={"arch": ["resnet18", "mlp"], "cut": [2, 13]}, fixed={"rounds": 2}, stages=None,

@@ -21,7 +21,8 @@ function h(tag, attributes = {}, ...children) {
 
 const known = (value) => typeof value === "number" && Number.isFinite(value);
 const few = (value) => String(Number(value.toPrecision(4)));
-const thousands = (value, digits = 0) => value.toLocaleString("en-US", {minimumFractionDigits: digits, maximumFractionDigits: digits});
+const grouped = [0, 1].map((digits) => new Intl.NumberFormat("en-US", {minimumFractionDigits: digits, maximumFractionDigits: digits}));
+const thousands = (value, digits = 0) => grouped[digits].format(value);
 
 const write = {
   percent: (v) => (known(v) ? `${(100 * v).toFixed(1)} %` : DASH),
@@ -91,7 +92,9 @@ function visible(group) {
 const shown = () => data.groups.filter(visible);
 
 async function unpack(id) {
-  const bytes = Uint8Array.from(atob(document.getElementById(id).textContent.trim()), (c) => c.charCodeAt(0));
+  const text = atob(document.getElementById(id).textContent.trim()),
+    bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Response(stream).text();
 }

@@ -1,12 +1,14 @@
 "use strict";
 // The recommendation. decide.py says the same in Python; a test holds the two together.
 
-const GOALS = {accurate: "accuracy", private: "r2", cheap: "mib_per_client"};
 const LIMITS = [
   ["leakage", "r2"],
   ["mib", "mib_per_client"],
   ["macs", "client_macs_per_image"],
 ];
+
+// An attack that fails worse than a guess is as blind as one that only guesses.
+const leakage = (g) => Math.max(mean(g, "r2"), 0);
 
 const placed = (groups) => groups.filter((g) => g.values.accuracy && g.values.r2);
 
@@ -20,8 +22,8 @@ function affordable(groups, budget) {
 
 function recommend(groups, budget, goal = "accurate") {
   const rank = (g) => {
-    const own = mean(g, GOALS[goal]);
-    return [!known(own) ? -Infinity : goal === "accurate" ? own : -own, mean(g, "accuracy"), -mean(g, "r2")];
+    const all = {accurate: mean(g, "accuracy"), private: -leakage(g), cheap: -(mean(g, "mib_per_client") ?? Infinity)};
+    return [all[goal], all.accurate, all.private, all.cheap];
   };
   const better = (a, b) => {
     const [x, y] = [rank(a), rank(b)];
@@ -37,15 +39,20 @@ function rivals(groups, budget, chosen) {
 }
 
 function front(groups) {
-  const objectives = (g) => [-mean(g, "accuracy"), mean(g, "r2"), mean(g, "mib_per_client")];
+  const all = placed(groups),
+    objectives = all.map((g) => [-mean(g, "accuracy"), leakage(g), mean(g, "mib_per_client")]);
   const dominates = (one, other) => {
-    const pairs = objectives(one)
-      .map((v, i) => [v, objectives(other)[i]])
-      .filter(([a, b]) => known(a) && known(b));
-    return pairs.every(([a, b]) => a <= b) && pairs.some(([a, b]) => a < b);
+    let better = false;
+    for (let i = 0; i < one.length; i++) {
+      if (!known(one[i]) || !known(other[i])) continue;
+      if (one[i] > other[i]) return false;
+      better ||= one[i] < other[i];
+    }
+    return better;
   };
-  const all = placed(groups);
-  return all.filter((g) => !all.some((other) => dominates(other, g))).sort((a, b) => mean(b, "accuracy") - mean(a, "accuracy"));
+  return all
+    .filter((_, i) => !objectives.some((other) => dominates(other, objectives[i])))
+    .sort((a, b) => mean(b, "accuracy") - mean(a, "accuracy"));
 }
 
 const budget = {leakage: Infinity, mib: Infinity, macs: Infinity, accuracy: -Infinity};
@@ -64,7 +71,7 @@ function logPlace(values, steps) {
 // A slider whose last place (or first, of a floor) is "no limit". Below an R2 of 0 there is nothing to limit.
 function slider({name, key, title, style, log, floor}) {
   const values = placed(data.groups)
-    .map((g) => (key === "r2" ? Math.max(mean(g, key), 0) : mean(g, key)))
+    .map((g) => (key === "r2" ? leakage(g) : mean(g, key)))
     .filter(known);
   if (!values.length || Math.min(...values) === Math.max(...values)) return null;
   const [low, high] = [Math.min(...values), Math.max(...values)];
@@ -130,8 +137,7 @@ function within() {
   return said.length ? `with ${said.join(", ")}` : "of all, without a budget";
 }
 
-function advise(groups) {
-  const chosen = recommend(groups, budget, goal);
+function advise(groups, chosen) {
   const without = groups.length - placed(groups).length;
   const left = without
     ? ` ${without} ${without === 1 ? "setting has" : "settings have"} no accuracy or no attack and cannot be chosen.`
@@ -167,79 +173,6 @@ function advise(groups) {
         left,
     ),
   ];
-}
-
-const AXES = {
-  r2: "leakage: R2 of the strongest attack",
-  mib_per_client: "MiB per client",
-  client_parameters: "client parameters",
-  client_macs_per_image: "client MACs per image",
-};
-
-// Where a logarithmic axis draws 0: at its edge, a little below the least positive value.
-function zeroEdge(values) {
-  const positive = values.filter((v) => v > 0);
-  if (!positive.length || positive.length === values.length) return null;
-  const [low, high] = [Math.min(...positive), Math.max(...positive)];
-  return low / Math.max(2, (high / low) ** 0.12);
-}
-
-function tradeoff(width, groups, key) {
-  const points = groups.filter((g) => g.values.accuracy && g.values[key]);
-  if (!points.length) return null;
-  const values = points.map((g) => mean(g, key)),
-    log = key !== "r2" && values.some((v) => v > 0),
-    edge = log ? zeroEdge(values) : null,
-    at = (v) => (edge !== null && v <= 0 ? edge : v),
-    label = AXES[key] + (!log ? "" : edge === null ? " (log)" : " (log; 0 at the left edge)");
-  const best = front(groups),
-    chosen = recommend(groups, budget, goal);
-  const x = (g) => at(mean(g, key)),
-    y = (g) => 100 * mean(g, "accuracy");
-  const ofFront = points.filter((g) => best.includes(g));
-  const limit = budget[{r2: "leakage", mib_per_client: "mib", client_macs_per_image: "macs"}[key]];
-  const ruler = (name, dash) => {
-    const all = groups.map((g) => mean(g, name)).filter(known);
-    return all.length
-      ? [Plot.ruleY([(100 * all.reduce((a, b) => a + b)) / all.length], {stroke: "var(--muted)", strokeDasharray: dash})]
-      : [];
-  };
-  return {
-    width,
-    height: Math.min(420, 220 + width / 4),
-    x: {label, type: log ? "log" : "linear", nice: !log, grid: !log},
-    y: {label: `accuracy (%), ${data.accuracy || ""}`, grid: true, nice: true},
-    ...looks(),
-    marks: [
-      ...ruler("raw_pixels", "2,3"),
-      ...ruler("untrained", "7,4"),
-      key === "r2" ? Plot.ruleX([0], {stroke: "var(--muted)", strokeDasharray: "2,3"}) : null,
-      edge !== null ? Plot.ruleX([edge], {stroke: "var(--muted)", strokeDasharray: "1,3"}) : null,
-      Number.isFinite(limit) ? Plot.ruleX([at(limit)], {stroke: "var(--link)", strokeWidth: 2, strokeOpacity: 0.7}) : null,
-      Number.isFinite(budget.accuracy)
-        ? Plot.ruleY([100 * budget.accuracy], {stroke: "var(--link)", strokeWidth: 2, strokeOpacity: 0.7})
-        : null,
-      Plot.ruleX(points, {
-        x,
-        y1: (g) => 100 * ends(g.values.accuracy)[0],
-        y2: (g) => 100 * ends(g.values.accuracy)[1],
-        stroke: "series",
-        strokeOpacity: 0.5,
-      }),
-      Plot.ruleY(points, {
-        y,
-        x1: (g) => clip(ends(g.values[key])[0], log, x(g)),
-        x2: (g) => at(ends(g.values[key])[1]),
-        stroke: "series",
-        strokeOpacity: 0.5,
-      }),
-      Plot.dot(ofFront, {x, y, r: 9, stroke: "var(--ink)", strokeWidth: 1.2, strokeDasharray: "2,2"}),
-      chosen && points.includes(chosen) ? Plot.dot([chosen], {x, y, r: 12, stroke: "var(--link)", strokeWidth: 2.5}) : null,
-      Plot.dot(points, {x, y, fill: "series", symbol: "series", r: 4.5, href: place, ariaLabel: describe}),
-      Plot.text(points.length > 24 ? ofFront : points, {x, y, text: (g) => String(g.cut), dx: 9, dy: -8, fill: "var(--ink)", fontSize: 11}),
-      Plot.tip(points, Plot.pointer({x, y, title: describe, ...tipLook})),
-    ],
-  };
 }
 
 function decide() {
@@ -302,14 +235,19 @@ function decide() {
     ),
     listed,
   );
-  const draw = chart(drawing, (width) => tradeoff(width, shown(), axis.value));
+  const now = {groups: [], best: [], chosen: null};
+  const draw = chart(drawing, (width) => tradeoff(width, now, axis.value));
   redecide = () => {
-    const groups = shown();
-    answer.replaceChildren(...advise(groups).filter(Boolean));
-    listed.replaceChildren(frontTable(front(groups)));
+    now.chosen = recommend(now.groups, budget, goal);
+    answer.replaceChildren(...advise(now.groups, now.chosen).filter(Boolean));
     draw();
   };
-  follow(redecide);
+  follow(() => {
+    now.groups = shown();
+    now.best = front(now.groups);
+    listed.replaceChildren(frontTable(now.best));
+    redecide();
+  });
 }
 
 function frontTable(groups) {
@@ -318,21 +256,20 @@ function frontTable(groups) {
     num: true,
     cell: (g) => (g.values[key] ? [linked(place(g), write[style](mean(g, key))), h("small", {}, spread(g.values[key], style))] : DASH),
   });
-  return h(
-    "details",
-    {open: groups.length <= 8},
-    h("summary", {}, `Pareto front: ${groups.length} ${groups.length === 1 ? "setting" : "settings"}`),
-    table(
-      [
-        {head: "Setting", cell: (g) => linked("#" + g.anchor, g.title)},
-        column("Accuracy", "accuracy", "percent"),
-        column("R2", "r2", "ratio"),
-        column("MiB per client", "mib_per_client", "mib"),
-        column("Client parameters", "client_parameters", "count"),
-        {head: "Strongest attack", cell: (g) => g.attack || DASH},
-      ],
-      groups,
-      "Pareto front",
-    ),
-  );
+  const columns = [
+    {head: "Setting", cell: (g) => linked("#" + g.anchor, g.title)},
+    column("Accuracy", "accuracy", "percent"),
+    column("R2", "r2", "ratio"),
+    column("MiB per client", "mib_per_client", "mib"),
+    column("Client parameters", "client_parameters", "count"),
+    {head: "Strongest attack", cell: (g) => g.attack || DASH},
+  ];
+  const made = h("details", {}, h("summary", {}, `Pareto front: ${groups.length} ${groups.length === 1 ? "setting" : "settings"}`));
+  const fill = () => {
+    if (made.open && made.childElementCount === 1) made.append(table(columns, groups, "Pareto front"));
+  };
+  made.addEventListener("toggle", fill);
+  made.open = groups.length <= 8;
+  fill();
+  return made;
 }

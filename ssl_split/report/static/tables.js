@@ -60,7 +60,8 @@ const interval = (r) =>
 function outcomes() {
   const root = document.getElementById("outcomes-body");
   if (!root) return;
-  follow(() => {
+  const paint = () => {
+    pending.delete(root);
     const groups = shown(),
       parts = [];
     const probes = rowsOf(groups, "probe"),
@@ -148,7 +149,8 @@ function outcomes() {
       );
     }
     root.replaceChildren(...parts);
-  });
+  };
+  follow(() => later(root, paint)); // thousands of cells, far below
 }
 
 const yaml = (values) =>
