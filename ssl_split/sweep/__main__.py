@@ -71,12 +71,12 @@ def main(argv: Sequence[str]) -> int:
     known, rest = parser().parse_known_args(list(argv))
     sweep = plan.read(known.file, overrides=overrides(rest))
     directory = Path(known.out or Path("sweeps") / sweep.name)
-    places = workers(known, directory)
     if not 0 <= known.keep_features < float("inf"):
         raise ValueError(f"--keep-features {known.keep_features:g} is impossible: it must be a number of GiB, 0 (none are kept) or more")
     work = shard(jobs(sweep, directory), known.shard)
-    if known.list:
+    if known.list:  # also on a machine that has not the GPUs of those that will run them
         return show(work)
+    places = workers(known, directory)
     text = configuration.find(known.file).read_text(encoding="utf-8")
     replace_file(directory / "sweep.yaml", lambda temporary: temporary.write_text(text, encoding="utf-8"))
     header = {"name": sweep.name, "question": sweep.question, "command": command_line(),
