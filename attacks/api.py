@@ -15,7 +15,10 @@ from ssl_split.fields import field
 
 METHODS = ("blind", "ridge", "decoder", "oracle", "optimise", "twoview", "unsplit", "fora", "pcat", "sdar")
 """Names of the inversion attacks, in the order of tables."""
-PRESETS = ("strong", "published")
+MOCOSFL = "mocosfl_published"
+PRESETS = ("strong", "published", MOCOSFL)
+PUBLISHED = ("published", MOCOSFL)
+"""Presets of which the decoder trains for epochs."""
 BUDGETS = ("quick", "standard", "paper")
 DEFAULT_AUX = 5000
 PUBLISHED_AUX = 500
@@ -103,7 +106,8 @@ class AttackOptions:
     """How an inversion attack is run."""
 
     method: str = field("decoder", "attack", choices=METHODS, section="attack")
-    preset: str = field("strong", "decoder, oracle, fora, sdar: strong, or published (as the papers attack)", choices=PRESETS)
+    preset: str = field("strong", "decoder, oracle, fora, sdar: strong, or published (as the papers attack); decoder: mocosfl_published, "
+                                  "that on images of the training split", choices=PRESETS)
     budget: str = field("standard", "decoder, oracle: quick 500, standard 2000, paper 5000 and more steps; optimise, twoview: 200 "
                                     "steps, 500 from 2 starts, 2000 from 3; unsplit: 10, 50, 1000 rounds; fora: 1000, 5000, 40000; pcat, "
                                     "sdar: 1000, 5000, 20000", choices=BUDGETS)
@@ -124,15 +128,20 @@ class AttackOptions:
     pcat: PcatOptions = field(PcatOptions, "the pseudo-client; its inverse is a decoder")
     sdar: SdarOptions = field(SdarOptions, "the simulator; --decoder.blocks (published: default 0) and .channels are those of its decoder")
 
+    def __post_init__(self) -> None:
+        """Refuse a preset of another method."""
+        if self.preset == MOCOSFL and self.method != "decoder":
+            raise ValueError(f"--preset {MOCOSFL} goes with --method decoder alone: leave it out with {self.method}, or use published")
+
     @property
     def aux_images(self) -> int:
         """Images that the attacker would have if there were enough."""
-        published = self.method == "decoder" and self.preset == "published"
+        published = self.method == "decoder" and self.preset in PUBLISHED
         return self.aux if isinstance(self.aux, int) else PUBLISHED_AUX if published else DEFAULT_AUX
 
     def attacker_seeds(self, *, seeded: bool) -> tuple[int, ...]:
         """Seeds of the attacks to run; one is enough where a seed changes nothing."""
-        default = 1 if self.budget == "quick" or self.preset == "published" else 3
+        default = 1 if self.budget == "quick" or self.preset in PUBLISHED else 3
         count = (self.seeds or default) if seeded else 1
         return tuple(range(self.seed, self.seed + count))
 

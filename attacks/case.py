@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks import momentum, rulers, sets, wire
+from attacks import momentum, rulers, sets, sources, wire
 from attacks.api import AttackOptions
 from attacks.elsewhere import Foreign, refuse_mixture
 from attacks.identify import Gallery
@@ -21,20 +21,21 @@ from attacks.methods import METHODS
 from attacks.pairs import Pair
 from attacks.reconstruct import same_attack
 from attacks.served import server_key, server_model
+from attacks.sources import Sources
 from attacks.victim import Victim, refuse_without_wire
 from attacks.view import OwnImages
 from attacks.wire import Recording
 from probes.rulers import network_key
 from ssl_split import fields
 from ssl_split import run as runs
-from ssl_split.data.images import ImageSet, to_float
+from ssl_split.data.images import ImageSet
 from ssl_split.fields import field
 from ssl_split.models.split import Network
 from ssl_split.training import pick_device
 
 
 @dataclass(frozen=True)
-class Options(Foreign, AttackOptions):
+class Options(Foreign, Sources, AttackOptions):
     """Options of the command."""
 
     checkpoint: str | None = field(None, "run directory or .safetensors file (default: the newest finished run in --out)",
@@ -43,6 +44,8 @@ class Options(Foreign, AttackOptions):
     out: str = field("runs", "folder in which the newest run is looked for, and where the result on a client from elsewhere goes")
     wire: bool = field(False, "attack what the run really sent: smashed data of augmented views, recorded with train --record-wire; "
                               "--targets of them, spread over clients and steps")
+    target_views: bool = field(False, "attack random views of the targets, made as the run's clients make them, through the checkpoint's "
+                                      "client; the attacker's own images are views too")
     data_dir: str | None = field(None, "folder that holds the data set (default: the one the run was trained with)")
     device: str = field("auto", "auto, cpu, cuda or cuda:N")
 
@@ -67,6 +70,9 @@ class Case:
             refuse_without_wire(self.checkpoint.config)
         if self.sends_pairs:
             momentum.refuse_one_view(self.checkpoint.config)
+        method, config = METHODS[self.options.method], self.checkpoint.config
+        sources.check_inversion(self.options, config, labelled=config.supervised and "aux_labels" in method.labelled,
+                                sends_pairs=self.sends_pairs)
         if self.options.attacker == "unaware" and not self.learns_through:
             raise ValueError(f"--attacker unaware has no meaning here: {self.checkpoint.run_dir.name} has no defence that changes what is "
                              f"sent, or {self.options.method} does the same whether it knows one or not")
@@ -81,7 +87,7 @@ class Case:
             made["wire"] = list(self.recording.span)
             if not self.sends_pairs:
                 made["others"] = "views"
-        return made
+        return made | ({"target_views": True} if self.options.target_views else {}) | sources.named(self.options)
 
     @property
     def defended(self) -> bool:
@@ -97,7 +103,18 @@ class Case:
     def directory(self) -> Path:
         """Where the result belongs: its name changes with the weights and with every option that changes numbers."""
         weights = {"file": self.checkpoint.path.name, "step": self.checkpoint.step}
-        return runs.result_dir(self.checkpoint.run_dir, "attacks", self.options.method, {**self.identity, "checkpoint": weights})
+        named = {**self.identity, **sources.digest(self.pool), "checkpoint": weights}
+        return runs.result_dir(self.checkpoint.run_dir, "attacks", self.options.method, named)
+
+    @cached_property
+    def pool(self) -> sets.Pool | None:
+        """What the attacker's images are drawn from; None for the test split."""
+        return sources.pool(self.options, self.checkpoint)
+
+    @property
+    def aux_kind(self) -> str:
+        """The capability that the attacker's images are: `aux_same` or `aux_other`."""
+        return "aux_same" if self.pool is None else self.pool.kind
 
     @cached_property
     def sets(self) -> sets.Sets:
@@ -105,8 +122,10 @@ class Case:
         dataset, sent, wanted = self.checkpoint.dataset(self.options.data_dir), self.recording, self.options.targets
         assert isinstance(wanted, int)  # folders were refused
         there = wanted if sent is None else len(sent["sources"])
-        made = sets.choose(dataset, self.checkpoint.parts(dataset), targets=there, aux=self.options.aux_images,
-                           aux_given=self.options.aux is not None, attacked=None if sent is None else (sent["sources"], sent["clients"]))
+        made = sets.choose(dataset, self.checkpoint.parts(dataset), targets=there, aux=sources.wanted(self.options, dataset),
+                           aux_given=self.options.aux is not None, pool=self.pool,
+                           attacked=None if sent is None else (sent["sources"], sent["clients"]))
+        made = sources.told(made) if self.options.target_views else made
         if there == wanted:
             return made
         short = f"only {there} of the {wanted} targets exist: no more different images were recorded (train with a larger --record-wire)"
@@ -122,7 +141,8 @@ class Case:
         if not self.options.wire:
             return None
         assert isinstance(self.options.targets, int)
-        return wire.attacked(self.checkpoint.run_dir, self.checkpoint.dataset(self.options.data_dir).train, count=self.options.targets)
+        return wire.attacked(self.checkpoint.run_dir, self.checkpoint.dataset(self.options.data_dir).train, count=self.options.targets,
+                             colluders=self.options.aux_clients or ())
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -132,11 +152,13 @@ class Case:
     @property
     def pixels(self) -> Tensor:
         """The attacked images, uint8."""
-        return self.sets.targets.images if self.views is None else (self.views * 255).round().byte().cpu()
+        return (self.targets * 255).round().byte().cpu()
 
-    @property
+    @cached_property
     def views(self) -> Tensor | None:
-        """The recorded views, where they are what is to be rebuilt."""
+        """The recorded views, or random ones of each target, where they are what is to be rebuilt."""
+        if self.options.target_views:
+            return wire.own_views(self.sets.targets.images, self.checkpoint.config.augmentation, purpose="views of the targets")
         return None if self.recording is None or self.sends_pairs else self.recording["images"]
 
     @property
@@ -173,7 +195,8 @@ class Case:
         """What the result file says of client and images."""
         return {"sets": self.sets.record, "notices": list(self.notices), "cut": self.checkpoint.config.cut,
                 "smashed_shape": list(self.network.smashed_shape), "run": self.checkpoint.run_dir.name,
-                "dataset": self.checkpoint.config.dataset, "options": self.identity, "checkpoint": self.checkpoint.reference,
+                "dataset": self.checkpoint.config.dataset, "options": {**sources.NOTHING, "target_views": False, **self.identity},
+                "checkpoint": self.checkpoint.reference,
                 "defence": self.checkpoint.config.defended_with,
                 "adaptive": self.options.attacker == "adaptive" if self.learns_through else None,
                 "wire": None if self.recording is None else {
@@ -182,7 +205,10 @@ class Case:
     @cached_property
     def targets(self) -> Tensor:
         """The attacked images `(n, 3, S, S)` in [0, 1]."""
-        return to_float(self.sets.targets.images.to(self.device)) if self.views is None else self.views.to(self.device)
+        return self._true(self.sets.targets) if self.views is None else self.views.to(self.device)
+
+    def _true(self, images: ImageSet) -> Tensor:
+        return sources.true(images.images.to(self.device), self.options, self.checkpoint.dataset(self.options.data_dir))
 
     @cached_property
     def own(self) -> OwnImages:
@@ -193,20 +219,22 @@ class Case:
     @cached_property
     def heard(self) -> dict[str, Tensor]:
         """What was recorded of images that are no targets: `z`, and `images`, the views behind them."""
-        return wire.others(self.checkpoint.run_dir, self.checkpoint.dataset(self.options.data_dir).train, self.sets.targets)
+        return wire.others(self.checkpoint.run_dir, self.checkpoint.dataset(self.options.data_dir).train, self.sets.targets,
+                           colluders=self.options.aux_clients or ())
 
     @cached_property
     def others(self) -> Tensor:
         """Clients' images that are no targets, `(m, 3, S, S)` in [0, 1]: behind what the server has collected, or those of the
         bound. Where views are to be rebuilt, they are views: those of the recording, or random ones."""
-        if self.views is not None and self.uses("server_training"):
+        if self.recording is not None and self.views is not None and self.uses("server_training"):
             return self.heard["images"].to(self.device)
         return self._shown(self.sets.private, "views of the bound")
 
     def _shown(self, images: ImageSet, purpose: str) -> Tensor:
         """Images in [0, 1], `(m, 3, S, S)`; random views of them where views are to be rebuilt."""
-        pixels = images.images.to(self.device)
-        return to_float(pixels) if self.views is None else wire.own_views(pixels, self.checkpoint.config.augmentation, purpose=purpose)
+        if self.views is None:
+            return self._true(images)
+        return wire.own_views(images.images.to(self.device), self.checkpoint.config.augmentation, purpose=purpose)
 
     def uses(self, *flags: str) -> bool:
         """Whether the attack declares one of these capabilities."""

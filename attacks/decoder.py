@@ -1,7 +1,8 @@
 """The decoder attack: a network trained on the attacker's own pairs (f(x), x), then applied to the targets' smashed data.
 
 Presets: `published` trains and selects as the ResSFL and MocoSFL code does, defects included; `strong` trains longer, on more
-images, and selects on the whole validation set. Network and figures: `ssl_split.models.decoder`, docs/attacks.md.
+images, and selects on the whole validation set. `mocosfl_published` is `published` on images of the training split
+(`attacks.sources`). Network and figures: `ssl_split.models.decoder`, docs/attacks.md.
 
 Sources: Li et al., ResSFL, CVPR 2022 (arXiv 2205.04007); Li et al., MocoSFL, ICLR 2023.
 """
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacks.api import AttackOptions, Guess
+from attacks.api import MOCOSFL, AttackOptions, Guess
 from attacks.features import Features
 from attacks.substitute import channels_last
 from attacks.view import OwnImages, View
@@ -74,7 +75,8 @@ class Recipe:
     selection: str = "validation"
 
 
-PRESETS = {"strong": Recipe(), "published": Recipe(optimiser="adam", epochs=50, selection="published")}
+_PUBLISHED = Recipe(optimiser="adam", epochs=50, selection="published")
+PRESETS = {"strong": Recipe(), "published": _PUBLISHED, MOCOSFL: _PUBLISHED}
 
 
 def recipe(options: AttackOptions) -> Recipe:

@@ -12,7 +12,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from attacks import judge, picture, results
+from attacks import judge, picture, results, sources
+from attacks.api import PUBLISHED
 from attacks.case import Case, Options
 from attacks.elsewhere import Foreign, ForeignCase, refuse_mixture
 from attacks.methods import METHODS, table
@@ -42,7 +43,8 @@ def run(options: Options) -> dict[str, Any]:
     slow = precision.advice(case.options.precision, case.targets.device)
     for notice in (*case.notices, *([slow] if slow else [])):
         print(f"note: {notice}", file=sys.stderr)
-    inversion = judged(case.attacked(), case.targets, own=case.own, options=case.options, untrained=case.untrained, gallery=case.gallery)
+    inversion = judged(case.attacked(), case.targets, own=case.own, options=case.options, untrained=case.untrained, gallery=case.gallery,
+                       aux_kind=case.aux_kind if isinstance(case, Case) else "aux_same")
     result = _facts(case, inversion)
     _pictures(case, inversion, result)
     return results.write(path, result, start=start)
@@ -55,6 +57,7 @@ def _case(options: Options) -> Case | ForeignCase:
     if options.wire:
         raise ValueError("--wire is what a run has sent, and --encoder names a client from elsewhere: give one of them")
     checked = fields.build(Options, fields.to_dict(options))
+    sources.refuse_elsewhere(checked)
     refuse_mixture(checked, "attacks.invert")
     return ForeignCase(checked, checked.identity(METHODS[checked.method].options), device=pick_device(checked.device))
 
@@ -63,7 +66,7 @@ def _facts(case: Case | ForeignCase, inversion: Inversion) -> dict[str, Any]:
     """The result file but for time and place."""
     options = case.options
     has_preset = "preset" in METHODS[options.method].options
-    published = options.method in ("decoder", "oracle") and options.preset == "published"  # trains for epochs
+    published = options.method in ("decoder", "oracle") and options.preset in PUBLISHED  # trains for epochs
     by_budget = not published and "budget" in METHODS[options.method].options
     return {
         "kind": "attack", "name": options.method, "preset": options.preset if has_preset else None,
@@ -115,6 +118,9 @@ def main(argv: Sequence[str]) -> None:
         "  python -m attacks.invert --checkpoint runs/RUN --method optimise              # with the client's weights\n"
         "  python -m attacks.invert --checkpoint runs/RUN --unaware                      # also who does not know the run's defence\n"
         "  python -m attacks.invert --checkpoint runs/RUN --wire                         # what the run really sent (train --record-wire)\n"
+        "  python -m attacks.invert --checkpoint runs/RUN --target-views                 # random views of the targets, as in training\n"
+        "  python -m attacks.invert --checkpoint runs/RUN --aux-clients 0 1              # with images of clients that collude\n"
+        "  python -m attacks.invert --checkpoint runs/RUN --aux-dataset photos           # with images of another data set\n"
         "  python -m attacks.invert --checkpoint runs/RUN --method oracle                # bound: trained on the clients' own images\n"
         "  python -m attacks.invert --encoder client.py:build --weights client.safetensors --targets DIR --aux DIR   # any client\n\n"
         "writes RUN/attacks/METHOD-HASH/result.json, images.png and reconstructions.safetensors; a result that exists is printed, not\n"

@@ -18,13 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks import completion, fewshot, label_elsewhere, results, returned, rulers, sets
+from attacks import completion, fewshot, label_elsewhere, results, returned, rulers, sets, sources
 from attacks.completion import complete
 from attacks.elsewhere import Foreign, refuse_mixture
 from attacks.fewshot import guess_labels
 from attacks.label_text import HEADLINE, counted, show, verdict
 from attacks.returned import gradient_direction, gradient_norm
 from attacks.server import Members, answering, refuse_without_gradient
+from attacks.sources import Sources
 from attacks.victim import Victim, refuse_without_wire
 from attacks.view import CapabilityError
 from probes.bench import Target
@@ -68,7 +69,7 @@ RETURNED = ("norm", "direction")
 
 
 @dataclass(frozen=True)
-class Options(Foreign, Target):
+class Options(Foreign, Sources, Target):
     """Options of the command."""
 
     device: str = field("auto", "auto, cpu, cuda or cuda:N")
@@ -105,6 +106,7 @@ class Case:
                 raise CapabilityError(f"the attack {self.options.method} needs gradient_view of a loss on labels, and {config.algorithm} "
                                       "offers none: no label leaves its clients; use --method fewshot")
             refuse_without_gradient(config, self.options.method)
+        self._check_images()
         self.defended = self.checkpoint.defence.changes_release
         if self.options.attacker == "unaware" and not (self.defended and self.options.method == "fewshot"):
             raise ValueError(f"--attacker unaware has no meaning here: it belongs to fewshot on a run with a defence that changes what is "
@@ -112,7 +114,14 @@ class Case:
         names = (*self.method.options, *["attacker"] * self.learns_through)
         self.identity = {k: v for k, v in fields.to_dict(self.options).items() if k in names}
         if self.options.method not in RETURNED:
-            self.identity |= HEADLINE
+            self.identity |= HEADLINE | sources.named(self.options)
+
+    def _check_images(self) -> None:
+        sources.check(self.options, self.checkpoint.config)
+        if self.options.method not in RETURNED:
+            sources.refuse_labels(self.options, self.options.method)
+        elif sources.named(self.options):
+            raise ValueError(f"--aux-clients and --aux-dataset have no meaning here: the attack {self.options.method} owns no images")
 
     @property
     def learns_through(self) -> bool:
@@ -135,8 +144,9 @@ class Case:
         dataset = self.checkpoint.dataset(self.options.data_dir)
         if dataset.train.labels is None or dataset.test.labels is None:
             raise ValueError(f"{dataset.name} has no labels that could be told from what crosses the wire")
-        return sets.choose(dataset, self.checkpoint.parts(dataset), targets=int(self.options.targets), aux=int(self.options.aux),
-                           aux_given=False)
+        made = sets.choose(dataset, self.checkpoint.parts(dataset), targets=int(self.options.targets), aux=int(self.options.aux),
+                           aux_given=False, pool=sources.pool(self.options, self.checkpoint))
+        return made if self.options.aux_clients is None else sources.classes_known(made)
 
     @cached_property
     def labels(self) -> Tensor:
@@ -230,6 +240,7 @@ def run(options: Options) -> dict[str, Any]:
 
 def _elsewhere(options: Options) -> dict[str, Any]:
     checked = fields.build(Options, fields.to_dict(options))
+    sources.refuse_elsewhere(checked)
     refuse_mixture(checked, "attacks.label")
     if checked.method != "fewshot" or checked.attacker != "adaptive":
         raise ValueError(f"--encoder goes with --method fewshot alone: {checked.method} needs a run's server or weights and its defence "
@@ -247,7 +258,8 @@ def _facts(case: Case, network: Network) -> dict[str, Any]:
         "chance": 0.5 if method in RETURNED else float(shares.max()), "targets": len(case.labels),
         "aux": None if method in RETURNED else len(chosen.aux), "needs": list(_needs(method)), "sets": chosen.record,
         "notices": list(chosen.notices), "cut": config.cut, "smashed_shape": list(network.smashed_shape),
-        "run": case.checkpoint.run_dir.name, "dataset": config.dataset, "options": case.identity, "checkpoint": case.checkpoint.reference,
+        "run": case.checkpoint.run_dir.name, "dataset": config.dataset, "checkpoint": case.checkpoint.reference,
+        "options": {**({} if method in RETURNED else {"aux_clients": None}), **case.identity},
         "defence": config.defended_with, "adaptive": case.options.attacker == "adaptive" if case.learns_through else None,
     }
 
@@ -264,6 +276,7 @@ def main(argv: Sequence[str]) -> None:
         "examples:\n"
         "  python -m attacks.label --checkpoint runs/RUN\n"
         "  python -m attacks.label --checkpoint runs/RUN --method direction     # supervised runs\n"
+        "  python -m attacks.label --checkpoint runs/RUN --aux-clients 0 1        # with labelled images of clients that collude\n"
         "  python -m attacks.label --encoder client.py:build --weights client.safetensors --targets DIR --aux DIR   # class folders\n\n"
         "writes RUN/attacks/label-METHOD-HASH/result.json; a result that exists is printed, not computed again"))
     allocator.keep_freed_memory()

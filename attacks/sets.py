@@ -1,7 +1,8 @@
 """Which images are attacked and which the attacker owns.
 
 Targets are training images of the clients, a fixed list. The attacker's images come from the official test split, which no client
-holds; an image that is also a member or a target, or that comes twice, is dropped by its content hash.
+holds, or from another pool (`attacks.sources`); an image that is also a member or a target, or that comes twice, is dropped by its
+content hash.
 """
 
 from __future__ import annotations
@@ -43,12 +44,41 @@ class Sets:
     aux: ImageSet
     private: ImageSet
     gallery: ImageSet
-    record: dict[str, int]
+    record: dict[str, int | str]
     notices: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Pool:
+    """What the attacker's images are drawn from.
+
+    Attributes:
+        images: All of them.
+        name: For the result file; None for the test split.
+        exhausted, free: What messages say where there are too few: "the test split holds no more ...", "test images that ...".
+        colluders: Clients whose images are neither attacked nor the judge's.
+        members: Whether members that are no targets may be the attacker's.
+        kind: `aux_same` or `aux_other`.
+        notice: A sentence for the user.
+    """
+
+    images: ImageSet
+    name: str | None
+    exhausted: str
+    free: str
+    colluders: tuple[int, ...] = ()
+    members: bool = False
+    kind: str = "aux_same"
+    notice: str | None = None
+
+
+def default_pool(dataset: Dataset) -> Pool:
+    """The test split."""
+    return Pool(dataset.test, None, "the test split holds no more that no client has", "test images that no client holds")
+
+
 def choose(dataset: Dataset, parts: Sequence[Tensor], *, targets: int, aux: int, aux_given: bool = True,
-           attacked: tuple[Tensor, Tensor] | None = None) -> Sets:
+           attacked: tuple[Tensor, Tensor] | None = None, pool: Pool | None = None) -> Sets:
     """Draw targets and the attacker's images.
 
     Args:
@@ -58,35 +88,44 @@ def choose(dataset: Dataset, parts: Sequence[Tensor], *, targets: int, aux: int,
         aux: Wanted number of the attacker's images.
         aux_given: Whether a person asked for this number, and is told if there are fewer.
         attacked: The targets where they are known, all different: indices into `dataset.train` and clients; None draws them.
+        pool: What the attacker's images are drawn from; None for the test split.
 
     Raises:
         ValueError: too few images to attack or to attack with.
     """
-    members = dataset.train.select(torch.cat(list(parts)))
+    source = pool or default_pool(dataset)
     order, clients = target_order(dataset.train.labels, parts)
     if attacked is not None:
         rest = ~torch.isin(order, attacked[0])
         order, clients = torch.cat([attacked[0], order[rest]]), torch.cat([attacked[1], clients[rest]])
-    keep = distinct(dataset.train.select(order).digests(), ())
+    innocent = ~torch.isin(clients, torch.tensor(source.colluders, dtype=torch.int64))
+    order, clients = order[innocent], clients[innocent]
+    digests = dataset.train.select(order).digests()
+    keep = distinct(digests, ())
     chosen = order[keep][:targets]
-    own = torch.randperm(len(dataset.test), generator=rng.generator(AUX_SEED, "aux"))
-    hashes = dataset.test.select(own).digests()
-    held = set(members.digests())
+    own = torch.randperm(len(source.images), generator=rng.generator(AUX_SEED, "aux"))
+    hashes = source.images.select(own).digests()
+    held = {digests[place] for place in (keep[:targets].tolist() if source.members else range(len(digests)))}
     free = distinct(hashes, held)
     shared = sum(digest in held for digest in hashes)
     if len(chosen) < 2 or len(free) < 2:
-        raise ValueError(f"{dataset.name} leaves {len(chosen)} images to attack and {len(free)} to attack with (test images that no "
-                         "client holds): at least 2 of each are needed")
-    notices = []
+        raise ValueError(f"{dataset.name} leaves {len(chosen)} images to attack and {len(free)} to attack with ({source.free}): at least "
+                         "2 of each are needed")
+    notices = [source.notice] if source.notice else []
     if len(chosen) < targets:
         notices.append(f"only {len(chosen)} of the {targets} targets exist: the clients hold no more different images")
     if len(free) < aux and aux_given:
-        notices.append(f"only {len(free)} of the {aux} images for the attacker exist: the test split holds no more that no client has")
-    found = dataset.test.select(own[free[:aux]])
-    record = {"targets_wanted": targets, "targets": len(chosen), "aux_wanted": aux, "aux": len(found), "aux_available": len(free),
-              "aux_dropped_members": shared, "aux_dropped_repeated": len(own) - len(free) - shared}
-    private = dataset.train.select(order[keep][len(chosen) : len(chosen) + aux])
-    gallery = dataset.train.select(order[keep][len(chosen) : len(chosen) + GALLERY])
+        notices.append(f"only {len(free)} of the {aux} images for the attacker exist: {source.exhausted}")
+    found = source.images.select(own[free[:aux]])
+    dropped = "aux_dropped_targets" if source.members else "aux_dropped_members"
+    record: dict[str, int | str] = {"targets_wanted": targets, "targets": len(chosen), "aux_wanted": aux, "aux": len(found),
+                                    "aux_available": len(free), dropped: shared, "aux_dropped_repeated": len(own) - len(free) - shared}
+    if source.name is not None:
+        record["aux_from"] = source.name
+    owned = {hashes[place] for place in free[:aux].tolist()} if source.members else set()
+    rest = torch.tensor([place for place in keep[len(chosen):].tolist() if digests[place] not in owned], dtype=torch.int64)
+    private = dataset.train.select(order[rest[:aux]])
+    gallery = dataset.train.select(order[rest[:GALLERY]])
     return Sets(dataset.train.select(chosen), clients[keep][:targets], found, private, gallery, record, tuple(notices))
 
 

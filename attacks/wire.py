@@ -91,21 +91,25 @@ class Recording:
         return self["z"], self["key_z"], *(self.partners[name] for name in ("z", "key_z") if name in self.partners)
 
 
-def attacked(run_dir: Path, train: ImageSet, *, count: int) -> Recording:
+def attacked(run_dir: Path, train: ImageSet, *, count: int, colluders: Sequence[int] = ()) -> Recording:
     """Messages of at most `count` different images, spread over clients and steps.
 
     Args:
         run_dir: Of a run trained with `--record-wire`.
         train: Its training images.
         count: Wanted number.
+        colluders: Clients that are not attacked.
 
     Raises:
         FileNotFoundError: nothing was recorded.
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or nobody but colluders sent what it holds.
     """
     found = recorded(run_dir)
     rows = {name: value for name, value in found.items() if not name.startswith(WHOLE)}
-    order = spread(rows["clients"], rows["steps"], train.select(rows["sources"]).digests())
+    sent = _of_others(rows["clients"], colluders).nonzero().flatten()
+    if not len(sent):
+        raise ValueError(f"clients {', '.join(map(str, colluders))} sent all messages that were recorded: none is left to be attacked")
+    order = sent[spread(rows["clients"][sent], rows["steps"][sent], train.select(rows["sources"][sent]).digests())]
     chosen = order[:count]
     weights, momentum = ({name.removeprefix(part): v for name, v in found.items() if name.startswith(part)} for part in WHOLE)
     span = int(rows["steps"].min()), int(rows["steps"].max())
@@ -113,16 +117,23 @@ def attacked(run_dir: Path, train: ImageSet, *, count: int) -> Recording:
                      _partners(rows, chosen))
 
 
-def others(run_dir: Path, train: ImageSet, targets: ImageSet) -> dict[str, Tensor]:
+def _of_others(clients: Tensor, colluders: Sequence[int]) -> Tensor:
+    """Which rows colluders have not sent, bool `(n,)`."""
+    return ~torch.isin(clients, torch.tensor(tuple(colluders), dtype=clients.dtype))
+
+
+def others(run_dir: Path, train: ImageSet, targets: ImageSet, *, colluders: Sequence[int] = ()) -> dict[str, Tensor]:
     """`z` `(m, ...)` and `images` `(m, 3, S, S)` of all recorded messages whose images are no targets, by content.
 
     Args:
         run_dir: Of a run trained with `--record-wire`.
         train: Its training images.
         targets: The images that are attacked.
+        colluders: Clients whose messages are left out.
     """
     found, attacked = recorded(run_dir), set(targets.digests())
     rest = torch.tensor([digest not in attacked for digest in train.select(found["sources"]).digests()], dtype=torch.bool)
+    rest &= _of_others(found["clients"], colluders)
     return {name: found[name][rest] for name in ("z", "images")}
 
 

@@ -32,9 +32,9 @@ def _pairs(count: int, seed: int) -> Pairs:
 
 def test_presets_are_those_of_the_papers_and_of_the_table() -> None:
     """N4C64, batch 32, 1e-3, MSE in both; Adam, 50 epochs and single-batch selection as published, or AdamW and the whole set."""
-    assert set(PRESETS) == set(PRESET_NAMES) == {"strong", "published"}
+    assert set(PRESETS) == set(PRESET_NAMES) == {"strong", "published", "mocosfl_published"}
     assert set(BUDGETS) == set(BUDGET_NAMES) == {"quick", "standard", "paper"}
-    assert PRESETS["published"] == Recipe(4, 64, "mse", 1e-3, 32, "adam", 50, "published")
+    assert PRESETS["published"] == PRESETS["mocosfl_published"] == Recipe(4, 64, "mse", 1e-3, 32, "adam", 50, "published")
     assert PRESETS["strong"] == Recipe(4, 64, "mse", 1e-3, 32, "adamw", None, "validation")
     assert [b.steps for b in BUDGETS.values()] == [500, 2000, 5000]
 

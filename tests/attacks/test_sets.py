@@ -111,3 +111,38 @@ def test_shared_images_are_refused() -> None:
     aux[3] = targets[2] + 1e-7
     with pytest.raises(ValueError, match=r"1 of the 6 auxiliary images are targets \(the first is image 3\)"):
         sets.refuse_shared(targets, aux)
+
+
+def test_colluders_own_what_no_other_client_holds() -> None:
+    """Planted: two images of the colluder equal members of others, one comes twice; these are dropped, and the rest is all they share."""
+    train = _images(60, 0)
+    train[1], train[2], train[4] = train[30], train[59], train[3]  # client 0 has the first 20
+    data = _dataset(train, _images(9, 1))
+    pool = sets.Pool(data.train.select(torch.arange(20)), "client 0", "none", "none", colluders=(0,))
+    chosen = sets.choose(data, _parts(60, 3), targets=10, aux=1000, pool=pool)
+    assert chosen.record == {"targets_wanted": 10, "targets": 10, "aux_wanted": 1000, "aux": 17, "aux_available": 17,
+                             "aux_dropped_members": 2, "aux_dropped_repeated": 1, "aux_from": "client 0"}
+    own, others = set(chosen.aux.digests()), set(data.train.select(torch.arange(20, 60)).digests())
+    assert not own & others
+    assert set(chosen.clients.tolist()) == {1, 2}
+    rest = set(chosen.private.digests()) | set(chosen.gallery.digests())
+    assert set(chosen.targets.digests()) | rest == others
+    assert not set(chosen.targets.digests()) & rest
+
+
+def test_a_pool_of_members_leaves_targets_and_judge_apart() -> None:
+    """Planted: a target comes twice in the training split, and is dropped both times."""
+    train = _images(40, 0)
+    data = _dataset(train, _images(9, 1))
+    target = int(sets.target_order(data.train.labels, _parts(40, 2))[0][0])
+    train[(target + 1) % 40] = train[target]
+    pool = sets.Pool(data.train, "the training split", "none left", "none", members=True, notice="as published")
+    chosen = sets.choose(data, _parts(40, 2), targets=5, aux=12, pool=pool)
+    parts = [set(part.digests()) for part in (chosen.targets, chosen.aux, chosen.gallery)]
+    assert [len(part) for part in parts] == [5, 12, 39 - 5 - 12]
+    assert not parts[0] & parts[1]
+    assert not parts[2] & (parts[0] | parts[1])
+    assert chosen.record["aux_dropped_targets"] in (5, 6)
+    assert chosen.notices == ("as published",)
+    short = sets.choose(data, _parts(40, 2), targets=5, aux=100, pool=pool)
+    assert short.notices[-1] == "only 34 of the 100 images for the attacker exist: none left"
