@@ -9,7 +9,7 @@ from probes.statistics import MIN_RUNS
 from ssl_split.report import sources
 from ssl_split.report.collect import Outcome, Run
 from ssl_split.report.paragraph import CENTRAL, cited, clean, finished, listed, plainly, told, values
-from ssl_split.report.table import BOUNDS, MONITORS, Group, Study
+from ssl_split.report.table import BOUNDS, MONITORS, Group, Study, on_views, source
 
 PROBES = {
     "linear": "a linear probe", "knn": "k nearest neighbours", "finetune": "fine-tuning on few labels",
@@ -133,8 +133,14 @@ def _rebuilt(found: Sequence[Outcome]) -> str:
 
 def _scored(found: Sequence[Outcome]) -> list[str]:
     sentences = []
-    if any("aux_same" in (o.values.get("needs") or []) for o in found):
+    own = [o for o in found if {"aux_same", "aux_other"} & set(o.values.get("needs") or [])]
+    if any(source(o) is None for o in own):
         sentences.append("The attacker's own images come from the test split, which no client holds.")
+    if others := list(dict.fromkeys(clean(text) for o in own if (text := source(o)) is not None)):
+        lead = "In some attacks they" if sentences else "The attacker's own images"
+        sentences.append(f"{lead} come from {listed(others, 'or')}.")
+    if any(on_views(o) and not o.values.get("wire") for o in found):
+        sentences.append("Some attacks rebuilt random views of the images, made as clients make them in training.")
     ssim = f", SSIM{cited(['wang2004ssim', 'kastryulin2022piq'])} (11 x 11 Gaussian window, valid places)" if _any(found, "ssim") else ""
     r2 = ", and R2 = 1 - MSE / MSE of the blind guess (the mean of the attacker's images)" if _any(found, "r2") else ""
     beside = " Each attack stands beside the same attack on the untrained client." if _any(found, "untrained_mse") else ""

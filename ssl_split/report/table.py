@@ -16,6 +16,8 @@ from ssl_split.report.summaries import Value, ends, pair, summary
 from ssl_split.report.summaries import interval as interval
 
 BOUNDS = ("blind", "oracle")
+MEMBERS_PRESET = "mocosfl_published"
+"""Preset of attacks that learn from members, as published; no attacker has them, so its results are bounds too."""
 """Attacks that are yardsticks, not attackers: never chosen as the strongest."""
 
 MONITORS = {"validation_knn": "kNN on validation images", "validation_accuracy": "the run's own classifier on validation images"}
@@ -195,14 +197,28 @@ def measures_utility(outcome: Outcome) -> bool:
 
 
 def strongest(run: Run) -> Outcome | None:
-    """The attack with the lowest error on the attacker's own validation images; the targets have no say. Attacks on recorded views rebuild
-    other images, and do not compete; nor do those on weights before the end, and those on the best ones only where none was made at it."""
-    every = [o for o in run.of("attack") if o.name not in BOUNDS and o.number("mse") is not None and not o.values.get("wire")]
+    """The attack with the lowest error on the attacker's own validation images; the targets have no say. Attacks on views rebuild other
+    images, and do not compete; nor do those on weights before the end, and those on the best ones only where none was made at it. Errors on
+    validation images from elsewhere do not compare either: attackers with images of the test split come first."""
+    every = [o for o in run.of("attack") if o.name not in BOUNDS and o.number("mse") is not None and not on_views(o)]
+    every = [o for o in every if o.values.get("preset") != MEMBERS_PRESET]
     attackers = [o for o in every if not o.weights] or [o for o in every if o.weights == BEST]
+    attackers = [o for o in attackers if source(o) is None] or (attackers if len({source(o) for o in attackers}) == 1 else [])
     judged = [o for o in attackers if o.number("validation_mse") is not None]
     if not judged:
         return attackers[0] if len(attackers) == 1 else None
     return min(judged, key=lambda o: o.number("validation_mse") or 0.0)
+
+
+def on_views(outcome: Outcome) -> bool:
+    """Whether an inversion rebuilt augmented views, recorded or made, and not images."""
+    return bool(outcome.values.get("wire")) or "truth" in (outcome.values.get("sets") or {})
+
+
+def source(outcome: Outcome) -> str | None:
+    """Whose images the attacker had where they are not those of the test split."""
+    found = (outcome.values.get("sets") or {}).get("aux_from")
+    return None if found is None else str(found)
 
 
 def _group(anchor: str, key: _Key, runs: list[Run], accuracy: str | None) -> Group:

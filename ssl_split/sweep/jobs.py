@@ -13,6 +13,9 @@ from ssl_split.fields import flatten
 from ssl_split.files import read_json
 from ssl_split.sweep.plan import SECTIONS, Stage, Sweep, flag_words
 
+WHOSE = ("wire", "aux_clients", "aux_dataset", "target_views")
+"""Options of attacks that say which images are attacked and learned from; earlier versions recorded them only where they were set."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -68,10 +71,20 @@ def stage_result(run: Path, stage: Stage) -> Path | None:
     for file in sorted((run / SECTIONS[stage.kind]).glob(f"{stage.result_name}-*/result.json")):
         values = _read(file)
         recorded = flatten(values.get("options") or {})
-        same = all(stage.options[k] == v for k, v in recorded.items() if k in stage.options)
-        if values.get("name") == stage.result_name and same and _right_weights(values.get("checkpoint") or {}, stage):
+        same = all(stage.options[k] == v for k, v in recorded.items() if k in stage.options and k not in WHOSE)
+        same = same and values.get("name") == stage.result_name and _same_images(recorded, stage)
+        if same and _right_weights(values.get("checkpoint") or {}, stage):
             return file
     return None
+
+
+def _same_images(recorded: Mapping[str, Any], stage: Stage) -> bool:
+    """Whether a result attacked, and learned from, the images that the stage asks for; a recorded `wire` is the steps attacked."""
+    def given(options: Mapping[str, Any], name: str) -> Any:
+        value = options.get(name) or None
+        return bool(value) if name == "wire" else list(value) if isinstance(value, tuple) else value
+
+    return all(given(recorded, name) == given(stage.options, name) for name in WHOSE)
 
 
 def _right_weights(checkpoint: Mapping[str, Any], stage: Stage) -> bool:

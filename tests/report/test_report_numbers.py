@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import synthetic_runs as made
 
-from ssl_split.report import build, curves, figures, rows, verdicts
+from ssl_split.report import build, curves, figures, measures, rows, verdicts
 from ssl_split.report.collect import DAMAGED, FINISHED, MISSING, UNFINISHED, collect
 from ssl_split.report.flags import flags
 from ssl_split.report.table import MONITORS, Study, pareto, strongest, study
@@ -100,6 +100,31 @@ def test_the_strongest_attack_is_chosen_on_validation_images(tmp_path: Path) -> 
     chosen = strongest(run)
     assert chosen is not None
     assert chosen.name == "ridge"
+
+
+def test_attackers_with_other_images_do_not_compete(tmp_path: Path) -> None:
+    """Their validation images, or the images that they rebuild, are other ones; alone, another source counts."""
+    run = made.make_run(tmp_path)
+    apart = {"colluders": {"aux_from": "clients 0, 3"}, "photos": {"aux_from": "data set photos"}, "views": {"truth": "augmented view"}}
+    for name, sets in apart.items():
+        made.change(made.add_attack(run, 0.01, aux_clients=name), "result.json", sets=sets)
+    made.change(made.add_attack(run, 0.005, name="decoder"), "result.json", preset="mocosfl_published")
+    assert strongest(read(tmp_path).runs[0]) is None
+    made.add_attack(run, 0.03, name="optimise")
+    chosen = strongest(read(tmp_path).runs[0])
+    assert chosen is not None
+    assert chosen.name == "optimise"
+    text = " ".join(measures.measured(read(tmp_path)))
+    assert "own images come from the test split, which no client holds. In some attacks they come from clients 0, 3 or" in text
+    assert "Some attacks rebuilt random views of the images" in text
+
+
+def test_another_source_of_images_counts_where_it_is_the_only_one(tmp_path: Path) -> None:
+    run = made.make_run(tmp_path)
+    made.change(made.add_attack(run, 0.01), "result.json", sets={"aux_from": "clients 0, 3"})
+    chosen = strongest(read(tmp_path).runs[0])
+    assert chosen is not None
+    assert "In some attacks" not in " ".join(measures.measured(read(tmp_path)))
 
 
 def test_seeds_and_settings_are_kept_apart(tmp_path: Path) -> None:

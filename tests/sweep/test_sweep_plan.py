@@ -251,6 +251,19 @@ def test_a_stage_is_done_by_the_result_with_its_options(tmp_path: Path) -> None:
     assert stage_result(run, knn) == wanted
 
 
+def test_a_stage_is_not_done_by_an_attack_on_other_images(tmp_path: Path) -> None:
+    """Results of earlier versions do not record whose images they are; of `wire` they record the steps that were attacked."""
+    given: list[dict[str, Any]] = [{}, {"aux_clients": [0, 2]}, {"wire": True}, {"target_views": True}, {"aux_dataset": "photos"}]
+    stages = plan.read(write(tmp_path, stages=[{"attack": "ridge", **options} for options in given])).stages
+    run, end = tmp_path / "run", {"file": "step-00000010.safetensors", "finished": True}
+    recorded: list[dict[str, Any]] = [*given[:2], {"wire": [6, 9]}, *given[3:]]
+    files = []
+    for i, (stage, options) in enumerate(zip(stages, recorded, strict=True)):
+        assert stage_result(run, stage) is None
+        files.append(put(run / "attacks" / f"ridge-{i}", name="ridge", options={"method": "ridge", **options}, checkpoint=end))
+    assert [stage_result(run, stage) for stage in stages] == files
+
+
 def test_an_unfinished_or_damaged_run_is_not_done(tmp_path: Path) -> None:
     assert finished_run(tmp_path) is None
     (tmp_path / "result.json").write_text('{"finished": fal')
