@@ -25,10 +25,10 @@ demo: .venv/installed ## train --cut 13, invert and linear probe on embedded ima
 test: .venv/installed ## ruff, mypy and the default tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto --durations 12
+	$(BIN)/python -m pytest -n auto --dist worksteal --durations 12
 
 slow: .venv/installed ## the longer tests too
-	$(BIN)/python -m pytest -n auto -m 'slow or not slow'
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'slow or not slow'
 
 bench: .venv/installed ## speed of a training step against the plain way, plain convolutions and centralised MoCo
 	$(BIN)/python benchmarks/step.py

@@ -10,11 +10,10 @@ may be replaced, so the sensitivity is 2 C. The noise is that of the analytic Ga
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import brentq  # type: ignore[import-untyped]
-from scipy.special import log_ndtr  # type: ignore[import-untyped]
 from torch import Tensor
 
 from ssl_split.defences.api import Defence, normal
@@ -55,14 +54,22 @@ def delta_of(epsilon: float, *, noise: float) -> float:
         epsilon: At least 0.
         noise: sigma / sensitivity.
     """
+    from scipy.special import log_ndtr  # type: ignore[import-untyped]
+
     low, high = 1 / (2 * noise) - epsilon * noise, -1 / (2 * noise) - epsilon * noise
     return math.exp(float(log_ndtr(low))) - math.exp(epsilon + float(log_ndtr(high)))
 
 
 def sigma_of(epsilon: float, *, delta: float, sensitivity: float) -> float:
     """The smallest sigma of a Gaussian mechanism that is (epsilon, delta)-private."""
-    found = brentq(lambda log_noise: delta_of(epsilon, noise=math.exp(log_noise)) - delta, math.log(1e-4), math.log(1e6), xtol=1e-12)
+    found = _root(lambda log_noise: delta_of(epsilon, noise=math.exp(log_noise)) - delta, math.log(1e-4), math.log(1e6), accuracy=1e-12)
     return sensitivity * math.exp(found)
+
+
+def _root(function: Callable[[float], float], low: float, high: float, *, accuracy: float) -> float:
+    from scipy.optimize import brentq  # type: ignore[import-untyped]  # here, because it takes half a second that other runs do not need
+
+    return float(brentq(function, low, high, xtol=accuracy))
 
 
 def epsilon_exact(sigma: float, *, delta: float, sensitivity: float, releases: int) -> float:
@@ -74,7 +81,7 @@ def epsilon_exact(sigma: float, *, delta: float, sensitivity: float, releases: i
     high = 1.0
     while delta_of(high, noise=noise) > delta:
         high *= 2
-    return float(brentq(lambda epsilon: delta_of(epsilon, noise=noise) - delta, 0.0, high, xtol=1e-9))
+    return _root(lambda epsilon: delta_of(epsilon, noise=noise) - delta, 0.0, high, accuracy=1e-9)
 
 
 def epsilon_rdp(sigma: float, *, delta: float, sensitivity: float, releases: int) -> float:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_split.config import Config
 from ssl_split.models.split import Network, build_units, join
@@ -52,6 +51,8 @@ def macs(module: nn.Module, input_shape: tuple[int, ...]) -> int:
     Convolutions, matrix products and attention count; normalisation, activations and weight standardisation do not. The module
     stays as it is, wherever its weights are.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # here, because it imports Triton, which takes half a second
+
     with FlopCounterMode(display=False) as counter:
         on_meta(module, torch.empty(2, *input_shape, device="meta"))  # BatchNorm refuses a batch of one on 1x1 maps
     return int(counter.get_total_flops()) // 4  # two operations in a multiply-add, two inputs

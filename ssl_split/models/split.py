@@ -30,6 +30,8 @@ ARCHITECTURES: dict[str, Callable[[Config, int], list[Unit]]] = {
 }
 WITH_BATCH_NORM = ("resnet18", "resnet34", "resnet50", "mobilenetv2", "vgg11", "vgg16")
 WITH_IMAGENET_STEM = ("resnet18", "resnet34", "resnet50", "mobilenetv2", "vit")
+_TRACED: dict[tuple[object, ...], list[tuple[int, ...]]] = {}
+"""Shapes by what they follow from: the input's shape, all layers as they print themselves, and their weights' shapes."""
 
 
 class Half(nn.Module):
@@ -167,7 +169,18 @@ def build_units(config: Config, image_size: int) -> list[Unit]:
 def assemble(config: Config, *, image_size: int, classes: int = 0) -> Network:
     """The network of a configuration, the project's own parts still without memory (meta device); see `build`."""
     units = build_units(config, image_size)
-    return join(units, trace(units, input_shape(config, image_size)), config, classes=classes)
+    return join(units, _shapes(units, config, image_size), config, classes=classes)
+
+
+def _shapes(units: Sequence[Unit], config: Config, image_size: int) -> list[tuple[int, ...]]:
+    """What `trace` says; of the project's own layers once in a process, because it takes most of the time of making a small network."""
+    shape = input_shape(config, image_size)
+    if config.arch not in ARCHITECTURES:
+        return trace(units, shape)
+    key = (shape, *((unit.name, repr(unit.module), *(p.shape for p in unit.module.parameters())) for unit in units))
+    if key not in _TRACED:
+        _TRACED[key] = trace(units, shape)
+    return _TRACED[key]
 
 
 def join(units: Sequence[Unit], shapes: Sequence[tuple[int, ...]], config: Config, *, classes: int = 0) -> Network:

@@ -18,7 +18,7 @@ from ssl_split.delivery import Delivery
 from ssl_split.models.split import Network, build
 
 SIZE, CLASSES = 16, 4
-SMALL = {"algorithm": "sfl_v1", "cut": 5, "width": 0.125, "batch_size": 2, "precision": "fp64", "clients": 3, "rounds": 2,
+SMALL = {"algorithm": "sfl_v1", "arch": "vgg11", "cut": 5, "width": 0.125, "batch_size": 2, "precision": "fp64", "clients": 3, "rounds": 2,
          "partition": {"kind": "iid"}, "name": "test", "client_lr": 0.05, "server_lr": 0.05, "schedule": "constant", "local_epochs": 1}
 UNEVEN = [8, 2, 6]
 """Images of three clients: 4, 1 and 3 local steps of two images."""

@@ -50,7 +50,7 @@ class Quadratic:
 @pytest.mark.parametrize("name", FEDERATED)
 def test_every_method_lowers_a_convex_quadratic_from_round_one(name: str) -> None:
     """With a small step; catches a wrong sign."""
-    bowl = Quadratic(Trial(small(algorithm=name, **{**PLAIN, "client_lr": 0.01, "server_lr": 0.01}), sizes=[6, 6, 6]))
+    bowl = Quadratic(Trial(small(algorithm=name, **{**PLAIN, "client_lr": 0.01, "server_lr": 0.01, "arch": "cnn4"}), sizes=[6, 6, 6]))
     found = [bowl.loss()]
     for _ in range(3):
         bowl.made.rounds(1)
@@ -62,7 +62,7 @@ def test_every_method_lowers_a_convex_quadratic_from_round_one(name: str) -> Non
 @pytest.mark.parametrize("name", ["feddyn", pytest.param("fedlesam_d", marks=pytest.mark.slow)])
 def test_feddyn_comes_to_rest_at_the_global_minimum(name: str, fields: dict[str, object]) -> None:
     """Long local work on quadratics: x at the minimum of the mean, lambda h_i = -grad F_i there, which FedAvg misses."""
-    options = {**PLAIN, "client_lr": 0.3, "server_lr": 0.3, "local_steps": 40, "arch": "mlp", "federated": {"prox": 1.0, "rho": 0.0}}
+    options = {**PLAIN, "client_lr": 0.3, "server_lr": 0.3, "local_steps": 40, "arch": "cnn4", "federated": {"prox": 1.0, "rho": 0.0}}
     bowl = Quadratic(Trial(small(algorithm=name, **options, **fields), sizes=[6, 6, 6]))
     bowl.made.rounds(80)
     torch.testing.assert_close(bowl.x, bowl.best, rtol=1e-6, atol=1e-6)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from attacks import rulers
 from attacks.judge import Scores
+from probes import rulers as probe_rulers
 from ssl_split.files import read_json, write_json
 
 KEY = {"attack": "ridge", "network": "a"}
@@ -63,16 +66,22 @@ print(rows, cached(folder / ".rulers", {"probe": "knn", "ruler": "untrained"}, l
 
 
 def test_two_processes_at_once_compute_a_ruler_once(tmp_path: Path) -> None:
-    """Rulers of attacks and of probes; the second process waits for the first, and both have the same."""
+    """Rulers of attacks and of probes; this process waits for the other one, and both have the same."""
     pytest.importorskip("fcntl")
-    both = [subprocess.Popen([sys.executable, "-c", BOTH, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            for _ in range(2)]
-    for _ in range(3000):  # until one computes and the other waits: its process has written a line, or soon will
-        if (tmp_path / "calls").exists() and len(list((tmp_path / ".rulers").glob(".*.lock"))) == 1:
-            break
-        time.sleep(0.02)
-    time.sleep(1.0)
-    (tmp_path / "go").write_text("")
-    said = [process.communicate(timeout=120) for process in both]
-    assert said[0][0] == said[1][0] == "[{'auc': 0.5}] Rate(correct=1, total=4)\n"
+
+    def never() -> Any:
+        raise AssertionError("computed twice")
+
+    with subprocess.Popen([sys.executable, "-c", BOTH, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as other:
+        for _ in range(3000):  # until it computes
+            if (tmp_path / "calls").exists() and len(list((tmp_path / ".rulers").glob(".*.lock"))) == 1:
+                break
+            time.sleep(0.02)
+        later = threading.Timer(0.5, (tmp_path / "go").write_text, [""])
+        later.start()
+        rows = rulers.cached_rows(tmp_path / ".rulers", {"attack": "norm"}, never, prefix="membership")
+        assert (tmp_path / "go").exists(), "it did not wait"
+        said, errors = other.communicate(timeout=120)
+        rate = probe_rulers.cached(tmp_path / ".rulers", {"probe": "knn", "ruler": "untrained"}, never)
+    assert said == f"{rows} {rate}\n" == "[{'auc': 0.5}] Rate(correct=1, total=4)\n", errors
     assert (tmp_path / "calls").read_text() == "xx"  # each ruler once

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny
+from tiny import brief
 from torch.nn import functional
 
 from ssl_split import config as configuration
@@ -20,7 +20,8 @@ REAL = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
 
 
 def network(cut: int | str = 5) -> Network:
-    return build(configuration.from_dict({"algorithm": "sfl_v1", "width": 0.125, "cut": cut}), image_size=16, classes=4).double()
+    config = configuration.from_dict({"algorithm": "sfl_v1", "arch": "vgg11", "width": 0.125, "cut": cut})
+    return build(config, image_size=16, classes=4).double()
 
 
 def images(count: int) -> ImageSet:
@@ -62,7 +63,7 @@ def test_one_client_and_equal_clients_do_not_diverge() -> None:
 
 def test_a_run_logs_it_and_it_changes_nothing(tmp_path: Path) -> None:
     small = {"algorithm": "sfl_v1", "cut": 5, "client_lr": 0.05, "server_lr": 0.05, "partition": {"kind": "classes", "classes": 4}}
-    with_it, without = (train.run(tiny(tmp_path / name, **small, divergence_every_rounds=every))
+    with_it, without = (train.run(brief(tmp_path / name, **small, divergence_every_rounds=every))
                         for name, every in (("with", 1), ("without", 0)))
     lines = [json.loads(line) for line in (with_it.path / "metrics.jsonl").read_text().splitlines()]
     found = [line for line in lines if "gradient_divergence_client" in line]
@@ -87,7 +88,7 @@ def test_dissimilarity_is_the_mean_squared_distance_over_weight_tensors() -> Non
 def test_gas_logs_how_far_its_buffer_is_from_real_data_and_it_changes_nothing(tmp_path: Path) -> None:
     small = {"algorithm": "gas", "cut": 5, "client_lr": 0.05, "server_lr": 0.05, "rounds": 3, "clients": 4, "clients_per_round": 2,
              "local_steps": 5, "gas": {"buffer": 2}, "partition": {"kind": "classes", "classes": 5}}
-    with_it, without = (train.run(tiny(tmp_path / name, **small, divergence_every_rounds=every))
+    with_it, without = (train.run(brief(tmp_path / name, **small, divergence_every_rounds=every))
                         for name, every in (("with", 1), ("without", 0)))
     lines = [json.loads(line) for line in (with_it.path / "metrics.jsonl").read_text().splitlines()]
     found = [(line["gradient_dissimilarity"], line["gradient_dissimilarity_alone"]) for line in lines if "gradient_dissimilarity" in line]
@@ -101,7 +102,7 @@ def test_gas_logs_how_far_its_buffer_is_from_real_data_and_it_changes_nothing(tm
 def test_a_run_compares_its_perturbations_where_asked(tmp_path: Path) -> None:
     """FedLESAM has none in round 0."""
     small = {"algorithm": "fedlesam", "cut": "full", "momentum": 0.0, "client_lr": 0.05, "server_lr": 0.05, "rounds": 5}
-    with_it, without = (train.run(tiny(tmp_path / name, **small, perturbation_every_rounds=every))
+    with_it, without = (train.run(brief(tmp_path / name, **small, perturbation_every_rounds=every))
                         for name, every in (("with", 2), ("without", 0)))
     lines = [json.loads(line) for line in (with_it.path / "metrics.jsonl").read_text().splitlines()]
     found = {line["round"]: line["perturbation_cosine"] for line in lines if "perturbation_cosine" in line}

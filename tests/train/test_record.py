@@ -13,7 +13,7 @@ from ssl_split.data import augment
 from ssl_split.data.images import normalise
 from ssl_split.files import read_tensors
 from ssl_split.models.split import build
-from tests.train.tiny import tiny
+from tests.train.tiny import brief, tiny
 
 ONE_STEP = {"local_steps": 1, "momentum": 0.0}
 """A round is one step, so that every recorded step is made by the averaged client."""
@@ -46,7 +46,7 @@ class Silent(Passive):
 def test_what_is_recorded_is_what_the_client_makes_of_its_images(settings: dict[str, object], rows: int | None, tmp_path: Path) -> None:
     """In a step after a sync all clients hold the averaged weights, and these are recorded: f(images) = z. (In SFL-V2 clients
     work one after another, and all start with the same weights.) With ema 0 the momentum encoders are the online ones."""
-    run = train.run(tiny(tmp_path, record_wire=1, **settings))
+    run = train.run(tiny(tmp_path, arch="vgg11", record_wire=1, **settings))
     found = record.recorded(run.path)
     assert rows is None or len(found["z"]) == rows
     assert len(found["images"]) == len(found["clients"]) == len(found["gradients"]) == len(found["z"]) > 0
@@ -73,7 +73,7 @@ def test_what_is_recorded_is_what_the_client_makes_of_its_images(settings: dict[
 
 
 def test_recording_changes_nothing(tmp_path: Path) -> None:
-    plain, kept = train.run(tiny(tmp_path / "a")), train.run(tiny(tmp_path / "b", record_wire=3))
+    plain, kept = train.run(brief(tmp_path / "a")), train.run(brief(tmp_path / "b", record_wire=3))
     assert plain.path.name == kept.path.name
     assert (plain.path / "metrics.jsonl").read_text() == (kept.path / "metrics.jsonl").read_text()
     assert sorted(record.recorded(kept.path)["steps"].unique().tolist()) == [kept.result["steps"] - 3 + i for i in range(3)]
@@ -89,13 +89,13 @@ def test_there_must_be_something_to_record(settings: dict[str, object], tmp_path
 
 def test_who_looks_on_changes_nothing(tmp_path: Path) -> None:
     tap = Passive()
-    honest, watched = train.run(tiny(tmp_path / "a")), train.run(tiny(tmp_path / "b"), tamper=tap)
+    honest, watched = train.run(brief(tmp_path / "a")), train.run(brief(tmp_path / "b"), tamper=tap)
     assert (honest.path / "metrics.jsonl").read_text() == (watched.path / "metrics.jsonl").read_text()
     assert tap.kinds == {"act_up", "key_act_up", "grad_down"}
 
 
 def test_clients_that_get_no_gradient_stay_where_they_were(tmp_path: Path) -> None:
-    run = train.run(tiny(tmp_path, algorithm="sfl_v1", momentum=0.0, weight_decay=0.0, rounds=1), tamper=Silent())
+    run = train.run(brief(tmp_path, algorithm="sfl_v1", momentum=0.0, weight_decay=0.0, rounds=1), tamper=Silent())
     network, untrained = run.checkpoint().network(), run.checkpoint().untrained()
     for name, value in network.client.state_dict().items():
         torch.testing.assert_close(value, untrained.client.state_dict()[name], rtol=1e-6, atol=1e-7)  # an average of equals rounds
@@ -103,8 +103,8 @@ def test_clients_that_get_no_gradient_stay_where_they_were(tmp_path: Path) -> No
 
 
 def test_a_tampered_run_has_a_place_of_its_own(tmp_path: Path) -> None:
-    train.run(tiny(tmp_path, rounds=1))
+    train.run(brief(tmp_path, rounds=1))
     with pytest.raises(ValueError, match="folder of its own"):
-        train.run(tiny(tmp_path, rounds=1), tamper=Passive())
+        train.run(brief(tmp_path, rounds=1), tamper=Passive())
     with pytest.raises(ValueError, match="record_wire"):
         train.run(tiny(tmp_path / "b", record_wire=1), tamper=Passive())

@@ -27,7 +27,7 @@ SMALL = {"client_lr": 0.02, "server_lr": 0.02, "rounds": 2, "validate_every_roun
 
 @pytest.mark.parametrize("algorithm", SUPERVISED)
 def test_bytes_are_the_closed_form_and_labels_are_counted(algorithm: str, tmp_path: Path) -> None:
-    done = train.run(tiny(tmp_path, algorithm=algorithm, **SMALL))
+    done = train.run(tiny(tmp_path, algorithm=algorithm, train_images=60, **SMALL))
     result = done.result
     assert result["mib_per_client"] == pytest.approx(result["mib_per_client_closed_form"])
     assert result["validation_knn"] is None
@@ -51,7 +51,7 @@ def test_bytes_are_the_closed_form_and_labels_are_counted(algorithm: str, tmp_pa
 @pytest.mark.parametrize("algorithm", FEDERATED)
 def test_federated_runs_send_what_the_closed_form_says(algorithm: str, tmp_path: Path) -> None:
     values = {k: v for k, v in TINY.items() if k not in ("cut", "rounds")} | SMALL | {"algorithm": algorithm, "out": str(tmp_path)}
-    done = train.run(configuration.from_dict({**values, "momentum": 0.0, "rounds": 2}))
+    done = train.run(configuration.from_dict({**values, "momentum": 0.0, "rounds": 2, "arch": "vgg11", "train_images": 60}))
     result = done.result
     assert result["cut"] == "full"
     assert result["mib_per_client"] == pytest.approx(result["mib_per_client_closed_form"])

@@ -15,3 +15,8 @@ TINY = {"dataset": "digits", "image_size": 16, "train_images": 120, "width": 0.1
 def tiny(out: Path, **changes: object) -> Config:
     """A run of 2 rounds of 9 or 10 steps."""
     return configuration.from_dict(configuration.fields.merge(TINY, {"out": str(out), **changes}))
+
+
+def brief(out: Path, **changes: object) -> Config:
+    """A run of 2 rounds of 5 steps, on a network of fewer layers: for tests that compare runs, whatever they learn."""
+    return tiny(out, **{"arch": "vgg11", "train_images": 60, **changes})
