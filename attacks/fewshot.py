@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import RidgeClassifier, RidgeClassifierCV
-from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from attacks import sets
@@ -147,6 +145,8 @@ def standardised(own: Rows, others: Rows) -> tuple[Rows, Rows]:
 
 def few(own: Rows, labels: Labels, targets: Rows) -> Labels:
     """Guesses `(n,)` of a linear classifier whose penalty is chosen by leave-one-out."""
+    from sklearn.linear_model import RidgeClassifierCV  # here and below, because it takes seconds that no --help should
+
     mine, theirs = standardised(own, targets)
     found: Labels = RidgeClassifierCV(alphas=PENALTIES).fit(mine, labels).predict(theirs)
     return found
@@ -155,6 +155,8 @@ def few(own: Rows, labels: Labels, targets: Rows) -> Labels:
 def all_images(own: Rows, labels: Labels, targets: Rows, *, held: NDArray[np.bool_]) -> tuple[Labels, float | None]:
     """Guesses `(n,)` of a linear classifier on all images, its penalty chosen on the held-out ones where they are many, and the share of
     these that it tells (of many images with the penalty that tells most of them, a little more than of new ones)."""
+    from sklearn.linear_model import RidgeClassifier
+
     if len(own) < ENOUGH or not held.any():
         tried = [few(own[~held], labels[~held], own[held])] if held.any() else []
         return few(own, labels, targets), rate(tried, labels[held])
@@ -167,6 +169,8 @@ def all_images(own: Rows, labels: Labels, targets: Rows, *, held: NDArray[np.boo
 
 def neighbours(own: Rows, labels: Labels, targets: Rows) -> Labels:
     """The commonest label among the nearest by cosine, `(n,)`."""
+    from sklearn.neighbors import KNeighborsClassifier
+
     mine, theirs = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in (own, targets))
     found: Labels = KNeighborsClassifier(min(NEIGHBOURS, len(own)), algorithm="brute").fit(mine, labels).predict(theirs)
     return found

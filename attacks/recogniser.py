@@ -16,12 +16,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import kornia
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from sklearn.linear_model import RidgeClassifier
-from sklearn.model_selection import GridSearchCV, GroupKFold
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -115,6 +112,9 @@ def trained(images: Tensor, labels: Tensor) -> Recogniser:
         images: `(n, 3, S, S)` in [0, 1], n at least 10.
         labels: int64 `(n,)`, at least two classes.
     """
+    from sklearn.linear_model import RidgeClassifier  # here, as kornia below, because they take seconds that no --help should
+    from sklearn.model_selection import GridSearchCV, GroupKFold
+
     views = [images, *(degraded(images, number=i) for i in range(COPIES))]
     rows = np.concatenate([describe(view) for view in views])
     said = np.tile(labels.cpu().numpy(), len(views))
@@ -136,6 +136,8 @@ def degraded(images: Tensor, *, number: int) -> Tensor:
 
     The blur reaches three of its standard deviations, the shift repeats the border.
     """
+    from kornia.filters import gaussian_blur2d
+
     x, generator = images.detach().float().cpu(), rng.generator(0, "recogniser", number)
     n, side = len(x), x.shape[-1]
     theta = torch.eye(2, 3).repeat(n, 1, 1)
@@ -143,19 +145,22 @@ def degraded(images: Tensor, *, number: int) -> Tensor:
     shifted = F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), padding_mode="border", align_corners=False)
     sigma = (BLUR * side * torch.rand(n, 1, generator=generator)).clamp(min=0.05).expand(n, 2)
     width = min(2 * int(np.ceil(3 * BLUR * side)) + 1, 2 * ((side - 1) // 2) + 1)
-    blurred = kornia.filters.gaussian_blur2d(shifted, (width, width), sigma)
+    blurred = gaussian_blur2d(shifted, (width, width), sigma)
     noise = NOISE * torch.rand(n, 1, 1, 1, generator=generator)
     return (blurred + noise * torch.randn(x.shape, generator=generator)).clamp(0, 1)
 
 
 def describe(images: Tensor) -> Rows:
     """Features of the classifier: images in [0, 1] `(n, 3, S, S)` -> `(n, 992)`, on the CPU."""
-    sift = kornia.feature.DenseSIFTDescriptor(num_ang_bins=8, num_spatial_bins=2, spatial_bin_size=8, stride=8, padding=4)
+    from kornia.color import rgb_to_grayscale
+    from kornia.feature import DenseSIFTDescriptor
+
+    sift = DenseSIFTDescriptor(num_ang_bins=8, num_spatial_bins=2, spatial_bin_size=8, stride=8, padding=4)
     parts = []
     with torch.no_grad():
         for part in images.split(_BLOCK):
             x = F.interpolate(part.detach().float().cpu(), size=(SIDE, SIDE), mode="bilinear", antialias=True)
-            gradients = sift(kornia.color.rgb_to_grayscale(x))
+            gradients = sift(rgb_to_grayscale(x))
             parts.append(torch.cat([gradients.flatten(1), F.adaptive_avg_pool2d(x, 8).flatten(1)], 1))
     rows: Rows = torch.cat(parts).numpy()
     return rows

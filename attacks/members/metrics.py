@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.integrate import trapezoid  # type: ignore[import-untyped]
-from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
 from ssl_split import rng
@@ -58,12 +57,16 @@ def curve(scores: Tensor, truth: Tensor) -> Curve:
     Raises:
         ValueError: scores that are not finite, or only one kind of image.
     """
+    from sklearn.metrics import roc_curve  # here and below, because it takes seconds that no --help should
+
     values = _checked(scores, truth)
     return Curve(*roc_curve(truth.cpu().numpy(), values, drop_intermediate=False))
 
 
 def auc(scores: Tensor, truth: Tensor) -> float:
     """Area under the ROC: the chance that a member scores above a non-member, ties counted half."""
+    from sklearn.metrics import roc_auc_score
+
     return float(roc_auc_score(truth.cpu().numpy(), _checked(scores, truth)))
 
 
