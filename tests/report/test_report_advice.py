@@ -48,8 +48,8 @@ def test_a_choice_that_learned_nothing_is_called_so(tmp_path: Path) -> None:
     made.add_attack(run, 0.03)
     advice = advise(read(tmp_path).groups)
     assert advice is not None
-    assert ("Its accuracy is not clearly above raw pixels and an untrained network: within this budget nothing was learned that they do "
-            "not give.") in advice.notes
+    assert ("Its accuracy is not clearly above raw pixels and an untrained network: within this budget nothing shows that more was learned "
+            "than they give.") in advice.notes
 
 
 BLIND = ((1, 0.5, 2.0, 50.0), (5, 0.6, 0.0, 80.0), (7, 0.6, -0.3, 70.0), (9, 0.7, 0.4, 60.0), (11, 0.4, -5.0, 90.0))

@@ -151,7 +151,7 @@ function advise(groups, chosen) {
     ? h(
         "p",
         {class: "missing"},
-        `Its accuracy is not clearly above ${ruled.map((r) => (r === "untrained" ? "an untrained network" : "raw pixels")).join(" and ")}: within these budgets nothing was learned that they do not give.`,
+        `Its accuracy is not clearly above ${ruled.map((r) => (r === "untrained" ? "an untrained network" : "raw pixels")).join(" and ")}: within these budgets nothing shows that more was learned than they give.`,
       )
     : null;
   if (goal === "accurate" && close.length)
