@@ -105,6 +105,7 @@ def test_a_sweep_on_a_terminal(tmp_path: Path) -> None:
     assert "failed: train bad: the reason" in last
 
 
+@pytest.mark.usefixtures("hears_ctrl_c")
 def test_ctrl_c_on_a_terminal_stops_the_child_and_ends_the_panel(tmp_path: Path) -> None:
     slow = training(tmp_path, "slow", COUNT + "import time; (p / 'ready').write_text(str(__import__('os').getpid())); time.sleep(60)")
     console = terminal()

@@ -99,6 +99,7 @@ def test_a_begun_training_is_resumed(tmp_path: Path) -> None:
     assert probe(job).start_words() == probe(job).words
 
 
+@pytest.mark.usefixtures("hears_ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_ends_the_child_and_the_next_start_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     """The child notes SIGTERM and ends; the sweep raises KeyboardInterrupt with the job waiting again."""
