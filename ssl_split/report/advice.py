@@ -58,7 +58,8 @@ def _unlearned(group: Group) -> list[str]:
     below = [name for ruler, name in RULERS.items() if ruler in group.values and low <= group.values[ruler].ends[1]]
     if not below:
         return []
-    return [f"Its accuracy is not clearly above {' and '.join(below)}: within this budget nothing shows that more was learned than they give."]
+    return [f"Its accuracy is not clearly above {' and '.join(below)}: within this budget nothing shows that more was learned than they "
+            "give."]
 
 
 def _close(groups: Sequence[Group], budget: Budget, chosen: Group) -> list[str]:
