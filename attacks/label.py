@@ -276,7 +276,7 @@ def main(argv: Sequence[str]) -> None:
         "examples:\n"
         "  python -m attacks.label --checkpoint runs/RUN\n"
         "  python -m attacks.label --checkpoint runs/RUN --method direction     # supervised runs\n"
-        "  python -m attacks.label --checkpoint runs/RUN --aux-clients 0 1        # with labelled images of clients that collude\n"
+        "  python -m attacks.label --checkpoint runs/RUN --aux-clients 0 1       # with labelled images of clients that collude\n"
         "  python -m attacks.label --encoder client.py:build --weights client.safetensors --targets DIR --aux DIR   # class folders\n\n"
         "writes RUN/attacks/label-METHOD-HASH/result.json; a result that exists is printed, not computed again"))
     allocator.keep_freed_memory()

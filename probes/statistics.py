@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
 from typing import Any
 
-from scipy.special import stdtrit  # type: ignore[import-untyped]
-
 MIN_RUNS = 3
 """Runs from which a t-interval is given: with two it is about 9 standard deviations wide on either side."""
 
@@ -113,6 +111,8 @@ def summarise(values: Sequence[float], *, confidence: float = 0.95) -> Summary:
     sd = stdev(values)
     if n < MIN_RUNS:
         return Summary(n, mean, sd, None, None)
+    from scipy.special import stdtrit  # type: ignore[import-untyped]  # here, because every command imports this module, and few use it
+
     half = float(stdtrit(n - 1, 0.5 + _half(confidence))) * sd / math.sqrt(n)
     return Summary(n, mean, sd, mean - half, mean + half)
 

@@ -10,8 +10,8 @@ from torch.func import functional_call, grad, vmap
 
 from ssl_split.models import heads
 from ssl_split.models.layers import BatchNorm, WSConv2d
-from ssl_split.models.split import ARCHITECTURES, Network, build
-from ssl_split.models.units import pool
+from ssl_split.models.split import ARCHITECTURES, Network, assemble, build, build_units
+from ssl_split.models.units import input_shape, pool, trace
 from ssl_split.models.vit import Attention, Block
 
 
@@ -278,3 +278,16 @@ def test_bottlenecks_fit_odd_maps(cut: int, size: int) -> None:
     assert tuple(h.shape[1:]) == network.smashed_shape
     assert h.min() >= 0
     torch.testing.assert_close(network.server(h), network(images(2, size)), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("arch", [*CUTS])
+def test_shapes_that_a_process_knows_are_those_that_would_be_traced(arch: str) -> None:
+    """Networks alike but for image size or width, one after another and again, at the deepest cut."""
+    cut = CUTS[arch][-1]
+    for size, width in ((32, 0.25), (64, 0.25), (32, 0.5), (32, 0.25)):
+        config = options(arch, cut, width=width)
+        units = build_units(config, size)
+        shapes = trace(units, input_shape(config, size))
+        made = assemble(config, image_size=size)
+        assert made.smashed_shape == shapes[1 + next(i for i, unit in enumerate(units) if unit.cut == cut)]
+        assert made.input_shape == shapes[0]
