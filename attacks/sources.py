@@ -45,6 +45,10 @@ class Sources:
                                           "run's classes", choices=tuple(name for name in DATASETS if name != "tsv"))
     aux_data_dir: str | None = field(None, "folder that holds it")
 
+    def __post_init__(self) -> None:
+        if self.aux_clients is not None:  # the order in which they are named makes no other attack
+            object.__setattr__(self, "aux_clients", tuple(sorted(self.aux_clients)))
+
 
 NOTHING = {"aux_clients": None, "aux_dataset": None}
 """What a result records where no source is set; its name does not change by that."""

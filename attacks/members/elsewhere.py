@@ -116,20 +116,31 @@ class ForeignCase:
         self.own_marks = [self.foreign.mark(network) for network in self.own]
 
     @cached_property
-    def pictures(self) -> dict[str, ImageSet]:
-        """Members, non-members and, where there is a folder of them, the attacker's images in random order; no two share one.
-
+    def _read(self) -> tuple[dict[str, ImageSet], list[str]]:
+        """The folders' pictures, each once, and what is said of those that come twice in one folder.
         Raises:
             FileNotFoundError, ValueError: no pictures, unreadable ones, fewer than two, or one in two folders.
         """
         names = [name for name in ("members", "nonmembers", "aux") if getattr(self.options, name) is not None]
         found = decoded({name: getattr(self.options, name) for name in names}, self.foreign.size)
         pool.refuse_shared({f"pictures of --{name} {getattr(self.options, name)}": images for name, images in found.items()})
-        made = {name: ImageSet(images.images) for name, images in found.items()}
+        made, notices = {}, []
+        for name, images in found.items():
+            made[name], dropped = _once(ImageSet(images.images))
+            if len(made[name]) < 2:
+                raise ValueError(f"all pictures of --{name} {getattr(self.options, name)} are one and the same: at least two are needed")
+            if dropped:
+                copies = "picture comes a second time and was" if dropped == 1 else "pictures come a second time and were"
+                notices.append(f"{dropped} {copies} left out of --{name} {getattr(self.options, name)}")
         if "aux" in made:  # --fit takes the first ones, and class folders would come one after another
             order = torch.randperm(len(made["aux"]), generator=rng.generator(pool.HALVES_SEED, "membership aux"))
             made["aux"] = made["aux"].select(order)
-        return made
+        return made, notices
+
+    @property
+    def pictures(self) -> dict[str, ImageSet]:
+        """Members, non-members and, where there is a folder of them, the attacker's images in random order; no picture comes twice."""
+        return self._read[0]
 
     @cached_property
     def seen(self) -> list[Tensor]:
@@ -201,6 +212,15 @@ class ForeignCase:
         count = {name: len(images) for name, images in self.pictures.items()}
         given = {name: value for name in ("members", "nonmembers", "aux", "own_weights", "own_members")
                  if (value := fields.to_dict(options)[name]) is not None}
+        described = self.foreign.described(smashed, dataset=options.members, sets=count)
         return {"aux": count.get("aux", 0) if "aux" in self.method.needs else 0, "encoders": len(self.own), "budget": None,
-                "needs": list(view.capabilities), "options": {**self.identity, **given},
-                **self.foreign.described(smashed, dataset=options.members, sets=count)}
+                "needs": list(view.capabilities), "options": {**self.identity, **given}, **described,
+                "notices": [*described["notices"], *self._read[1]]}
+
+
+def _once(images: ImageSet) -> tuple[ImageSet, int]:
+    """The images without later copies of earlier ones, and how many these were."""
+    first: dict[str, int] = {}
+    for place, digest in enumerate(images.digests()):
+        first.setdefault(digest, place)
+    return images.select(torch.tensor(list(first.values()))), len(images) - len(first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -134,6 +135,28 @@ def test_an_untrained_encoder_is_not_caught_and_has_no_ruler(made: Made, tmp_pat
         assert "weights as build makes them" in shown
         assert "balanced  untrained" not in shown
     assert not (tmp_path / ".rulers").exists()
+
+
+def test_a_picture_that_comes_twice_in_a_folder_is_asked_about_once(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The scores are those without the copies, which are named."""
+    plain, words = _words(made, tmp_path / "plain", "norm"), _words(made, tmp_path / "twice", "norm")
+    shutil.copytree(made.root / "in", tmp_path / "in")
+    for name in ("000", "007"):
+        shutil.copy(tmp_path / "in" / f"{name}.png", tmp_path / "in" / f"{name}copy.png")
+    membership.main(plain)
+    capsys.readouterr()
+    membership.main([*words, "--members", str(tmp_path / "in")])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"Note: 2 pictures come a second time and were left out of --members {tmp_path / 'in'}." in shown
+    result, folder = _result(tmp_path / "twice", "norm")
+    assert result["members"] == result["sets"]["members"] == 40
+    one, other = (read_tensors(where / "scores.safetensors")["scores"] for where in (folder, _result(tmp_path / "plain", "norm")[1]))
+    assert torch.equal(one, other)
+    (tmp_path / "same").mkdir()
+    for name in ("a", "b"):
+        shutil.copy(made.root / "in" / "000.png", tmp_path / "same" / f"{name}.png")
+    with pytest.raises(ValueError, match="are one and the same: at least two are needed"):
+        membership.main([*words, "--members", str(tmp_path / "same")])
 
 
 def test_names_follow_what_is_read(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

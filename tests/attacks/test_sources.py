@@ -107,6 +107,7 @@ def test_a_result_with_colluders_has_a_name_a_ruler_and_a_source_of_its_own(run_
     shown = capsys.readouterr().out
     assert plain["needs"] == colluding["needs"] == ["smashed", "query", "aux_same"]
     assert len(list((run_dir.parent / ".rulers").glob("invert-ridge-untrained-*.json"))) == 2
+    assert _case(run_dir, aux_clients=(2, 0)).directory == _case(run_dir, aux_clients=(0, 2)).directory
     assert plain["options"]["aux_clients"] is None
     assert colluding["options"]["aux_clients"] == [0]
     assert colluding["sets"]["aux_from"] == "client 0"
