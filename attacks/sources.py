@@ -45,10 +45,6 @@ class Sources:
                                           "run's classes", choices=tuple(name for name in DATASETS if name != "tsv"))
     aux_data_dir: str | None = field(None, "folder that holds it")
 
-    def __post_init__(self) -> None:
-        if self.aux_clients is not None:  # the order in which they are named makes no other attack
-            object.__setattr__(self, "aux_clients", tuple(sorted(self.aux_clients)))
-
 
 NOTHING = {"aux_clients": None, "aux_dataset": None}
 """What a result records where no source is set; its name does not change by that."""
@@ -157,7 +153,7 @@ def pool(options: Any, checkpoint: Checkpoint) -> Pool | None:
         return None
     dataset = checkpoint.dataset(options.data_dir)
     if options.aux_clients is not None:
-        return _of_clients(options.aux_clients, dataset, checkpoint.parts(dataset))
+        return _of_clients(sorted(options.aux_clients), dataset, checkpoint.parts(dataset))
     if (name := options.aux_dataset) is not None:
         return Pool(_other(options, checkpoint.config, dataset.size), f"data set {name}", f"{name} holds no more that no client has",
                     f"images of {name} that no client holds", kind="aux_other",
@@ -213,7 +209,7 @@ def named(options: Sources) -> dict[str, Any]:
     """The sources that are set, as a result records them; a folder where it says which data set it is."""
     made: dict[str, Any] = {}
     if options.aux_clients is not None:
-        made["aux_clients"] = list(options.aux_clients)
+        made["aux_clients"] = sorted(options.aux_clients)  # in any order the same attack
     if options.aux_dataset is not None:
         made["aux_dataset"] = options.aux_dataset
     if options.aux_dataset == "imagefolder":

@@ -82,7 +82,7 @@ def _same_images(recorded: Mapping[str, Any], stage: Stage) -> bool:
     """Whether a result attacked, and learned from, the images that the stage asks for; a recorded `wire` is the steps attacked."""
     def given(options: Mapping[str, Any], name: str) -> Any:
         value = options.get(name) or None
-        return bool(value) if name == "wire" else list(value) if isinstance(value, tuple) else value
+        return bool(value) if name == "wire" else sorted(value) if isinstance(value, tuple | list) else value
 
     return all(given(recorded, name) == given(stage.options, name) for name in WHOSE)
 
