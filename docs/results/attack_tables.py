@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ssl_split.report import leaks
 from ssl_split.report.collect import Outcome, collect
-from ssl_split.report.table import Study, study
+from ssl_split.report.table import Group, Study, study
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -33,16 +33,18 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 def reconstructions(made: Study, names: list[str]) -> str:
     """One row a run and attack that rebuilds images."""
-    def row(cut: int | str, o: Outcome) -> list[str]:
+    def row(group: Group, o: Outcome) -> list[str]:
         ends = (o.values.get("intervals") or {}).get("r2") or [None, None]
-        return [str(cut), o.label, span(o.number("r2"), *ends), number(o.number("untrained_r2"), 2), number(o.number("mse"), 4),
-                number(o.number("ssim")), number(o.number("identification", "pixels", "top1", "rate")),
+        return [str(group.cut), group.setting, o.label, span(o.number("r2"), *ends), number(o.number("untrained_r2"), 2),
+                number(o.number("unaware", "r2"), 2), number(o.number("mse"), 4), number(o.number("ssim")),
+                number(o.number("identification", "pixels", "top1", "rate")),
                 number(o.number("classification", "reconstructions", "rate")), str(len(o.values.get("seeds") or []) or "-"),
                 number(o.number("seconds"), 0)]
 
-    found = [row(run.cut, o) for group in made.groups for run in group.runs for o in run.of("attack")
+    found = [row(group, o) for group in made.groups for run in group.runs for o in run.of("attack")
              if o.number("mse") is not None and (not names or o.name in names)]
-    return table(["cut", "attack", "R2 [95 %]", "untrained", "MSE", "SSIM", "identified", "class told", "seeds", "seconds"], found)
+    head = ["cut", "setting", "attack", "R2 [95 %]", "untrained", "defence unknown", "MSE", "SSIM", "identified", "class told", "seeds"]
+    return table([*head, "seconds"], found)
 
 
 def others(rows: list[leaks.Finding], names: list[str]) -> str:
