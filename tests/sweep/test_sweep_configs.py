@@ -16,7 +16,7 @@ SIZES = {"quick": (12, 36), "photos": (5, 15), "privacy_utility": (54, 432), "cu
          "sam_radius_short": (80, 160), "sam_epochs_short": (36, 72), "fedwmsam_ablation_short": (22, 44),
          "federated_ssl_short": (8, 24), "federated_longer_short": (4, 8), "federated_even_short": (12, 24), "defences": (24, 120),
          "defences_short": (18, 54), "tradeoff_short": (40, 240), "supervised_attacks_short": (4, 36),
-         "defences_decoder_short": (13, 52), "bottleneck_short": (2, 8)}
+         "defences_decoder_short": (11, 44), "bottleneck_short": (2, 8)}
 """Name -> trainings, jobs."""
 GIVEN = {name: {"client_from": "runs/RUN", "server_from": "runs/RUN"} for name in ("defences_short", "defences_decoder_short")}
 """Flags without which a file says what is missing."""
