@@ -68,7 +68,12 @@ def points(text: str) -> list[Point]:
 
 def alone(point: Point, found: list[Point]) -> bool:
     """Whether a name fits beside its point."""
-    return all(p is point or abs(p.accuracy - point.accuracy) > 1.2 or abs(p.knows - point.knows) > 0.25 for p in found)
+    return all(p is point or abs(p.accuracy - point.accuracy) > 1.2 or abs(p.knows - point.knows) > 0.09 for p in found)
+
+
+def below(point: Point, found: list[Point]) -> bool:
+    """Whether its name stands under it, because that of another stands over it."""
+    return any(p is not point and 0 <= p.accuracy - point.accuracy < 2.5 and abs(p.knows - point.knows) < 0.25 for p in found)
 
 
 def panel(axes: Axes, found: list[Point], *, low: float, high: float) -> None:
@@ -90,8 +95,9 @@ def panel(axes: Axes, found: list[Point], *, low: float, high: float) -> None:
             axes.annotate(point.name, (x, point.accuracy), at, color=color, va="center", fontsize=8.5, annotation_clip=False,
                           arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.5, "alpha": 0.6, "shrinkA": 0, "shrinkB": 3})
         else:
-            axes.annotate(point.name, (x, point.accuracy), (0, 6), textcoords="offset points", color=color, ha="center", fontsize=8.5)
-    axes.set(xlim=(LEAST - 0.05, 1.0), ylim=(low, high), xlabel="R2 of the reconstruction, one seed", title=f"cut {found[0].cut}")
+            offset = (0, -13) if below(point, found) else (0, 6)
+            axes.annotate(point.name, (x, point.accuracy), offset, textcoords="offset points", color=color, ha="center", fontsize=8.5)
+    axes.set(xlim=(LEAST - 0.05, 1.0), ylim=(low, high), xlabel="R2 of a ridge regression, one seed", title=f"cut {found[0].cut}")
     axes.grid(color="0.9")
 
 
