@@ -118,6 +118,7 @@ class ForeignCase:
     @cached_property
     def _read(self) -> tuple[dict[str, ImageSet], list[str]]:
         """The folders' pictures, each once, and what is said of those that come twice in one folder.
+
         Raises:
             FileNotFoundError, ValueError: no pictures, unreadable ones, fewer than two, or one in two folders.
         """
