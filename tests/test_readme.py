@@ -25,6 +25,7 @@ def _commands() -> list[list[str]]:
     texts = [(ROOT / "README.md").read_text(encoding="utf-8")]
     texts += [(ROOT / "docs" / "runs.md").read_text(encoding="utf-8")]
     texts += [p.read_text(encoding="utf-8") for p in sorted((ROOT / "configs").rglob("*.yaml"))]
+    texts = [re.sub(r"\\\n#?\s*", "", text) for text in texts]  # commands that go on in the next line
     found = [match.group(1) for text in texts for match in re.finditer(r"python -m ([a-z_.]+[^`\n#]*)", text)]
     return [shlex.split(command.split("   ")[0]) for command in found]
 
