@@ -1,7 +1,8 @@
 """One picture for all cuts, or for some arms, of a sweep: originals, what an attack recovered of each run, the blind guess.
 
     python docs/pictures/across_cuts.py sweeps/photos --attack ridge --out docs/pictures/photos.png
-    python docs/pictures/across_cuts.py sweeps/defences13 --attack decoder --arms none "gaussian 2" shuffle --out docs/pictures/defended.png
+    python docs/pictures/across_cuts.py sweeps/defences13 --attack decoder --out docs/pictures/defended.png \\
+        --arms none "2 bits" "gaussian 2" "shredder 3" "1 bit" shuffle
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def main() -> None:
     if not found:
         parser.error(f"{args.sweep} holds no result of the attack {args.attack}")
     if args.arms:
-        named = {name: pair for pair in found if (name := arms(args.sweep)[pair[1].parents[1].name]) in args.arms}
+        of = arms(args.sweep)
+        named = {name: pair for pair in found if (name := of.get(pair[1].parents[1].name)) in args.arms}
         if missing := [name for name in args.arms if name not in named]:
             parser.error(f"{args.sweep} holds no result of the attack {args.attack} on the arm {missing[0]}")
         found = [named[name] for name in args.arms]
