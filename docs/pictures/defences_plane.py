@@ -71,9 +71,9 @@ def alone(point: Point, found: list[Point]) -> bool:
     return all(p is point or abs(p.accuracy - point.accuracy) > 1.2 or abs(p.knows - point.knows) > 0.09 for p in found)
 
 
-def below(point: Point, found: list[Point]) -> bool:
-    """Whether its name stands under it, because that of another stands over it."""
-    return any(p is not point and 0 <= p.accuracy - point.accuracy < 2.5 and abs(p.knows - point.knows) < 0.25 for p in found)
+def left(point: Point, found: list[Point]) -> bool:
+    """Whether its name stands at its left, because another point is close at its right."""
+    return any(0 < p.knows - point.knows < 0.25 and abs(p.accuracy - point.accuracy) < 0.8 for p in found)
 
 
 def panel(axes: Axes, found: list[Point], *, low: float, high: float) -> None:
@@ -86,17 +86,18 @@ def panel(axes: Axes, found: list[Point], *, low: float, high: float) -> None:
         color = PALETTE[i % len(PALETTE)]
         x = max(point.knows, LEAST)
         if point.does_not is not None:
-            left = max(point.does_not, LEAST)
-            axes.plot([left, x], [point.accuracy] * 2, color=color, linewidth=1.2)
-            axes.plot(left, point.accuracy, "o", color=color, markerfacecolor="white", markersize=6)
+            hollow = max(point.does_not, LEAST)
+            axes.plot([hollow, x], [point.accuracy] * 2, color=color, linewidth=1.2)
+            axes.plot(hollow, point.accuracy, "o", color=color, markerfacecolor="white", markersize=6)
         axes.plot(x, point.accuracy, "o", color=color, markersize=7)
         if point in crowd:
             at = (1.05, high - (crowd.index(point) + 0.5) * gap)
             axes.annotate(point.name, (x, point.accuracy), at, color=color, va="center", fontsize=8.5, annotation_clip=False,
                           arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.5, "alpha": 0.6, "shrinkA": 0, "shrinkB": 3})
         else:
-            offset = (0, -13) if below(point, found) else (0, 6)
-            axes.annotate(point.name, (x, point.accuracy), offset, textcoords="offset points", color=color, ha="center", fontsize=8.5)
+            side, offset = ("right", (-7, 0)) if left(point, found) else ("left", (7, 0))
+            axes.annotate(point.name, (x, point.accuracy), offset, textcoords="offset points", color=color, ha=side, va="center",
+                          fontsize=8.5)
     axes.set(xlim=(LEAST - 0.05, 1.0), ylim=(low, high), xlabel="R2 of a ridge regression, one seed", title=f"cut {found[0].cut}")
     axes.grid(color="0.9")
 
